@@ -1,0 +1,31 @@
+"""The user's settings file."""
+
+from pydantic import ValidationError
+
+from labctl import paths
+from labctl.errors import InputError, Problem
+from labctl.site import Line, Model, Name
+from labctl.yamlfile import read_file
+
+
+class Config(Model):
+    """What holds where a command line says nothing else."""
+
+    guest: Name | None = None
+    """The guest for every lab, instead of the topology's own."""
+    mirror: Line | None = None
+    """The Debian mirror that images are built from."""
+
+
+def load() -> Config:
+    """Read the settings; an absent file means none. Raises InputError."""
+    path = paths.config_file()
+    if not path.exists():
+        return Config()
+    document = read_file(path)
+    try:
+        return Config.model_validate(document.data or {})
+    except ValidationError as error:
+        problems = [Problem(document.line_of(detail["loc"]), f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
+                    for detail in error.errors(include_url=False)]
+        raise InputError(path, problems, hint=f"Known settings: {', '.join(Config.model_fields)}.") from None

@@ -1,0 +1,46 @@
+"""What labctl has to know of an operating system; the names and facts are data in cloud-init/guests."""
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from labctl.errors import InputError, LabError, Problem
+from labctl.resources import GUESTS
+from labctl.site import Line, Model, Name
+from labctl.suggest import did_you_mean
+from labctl.yamlfile import read_file
+
+
+class Guest(Model):
+    """An operating system that nodes can run."""
+
+    name: Name
+    title: Line
+    family: Literal["debian", "redhat"]
+    boot: Literal["direct", "disk"]
+    """`direct`: the image has a kernel and an initrd of its own beside the disk; `disk`: the BIOS boots it."""
+    kernel_args: str = ""
+    memory: int = Field(ge=128)
+    """MiB for a node that does not say otherwise."""
+    tcg_cpu: Line
+    """The CPU model under TCG; a plain one boots faster than `max`."""
+    recipe: Line | None = None
+    """The script in cloud-init/images that builds the image."""
+    facts: dict[str, str]
+    """Paths, units and packages, for the steps' templates."""
+
+
+def names() -> list[str]:
+    """The known guests."""
+    return sorted(path.stem for path in GUESTS.glob("*.yaml"))
+
+
+def load(name: str) -> Guest:
+    """Read a guest's facts. Raises LabError for an unknown name."""
+    if name not in names():
+        raise LabError(f"There is no guest called '{name}'.", hint=did_you_mean(name, names()))
+    path = GUESTS / f"{name}.yaml"
+    try:
+        return Guest.model_validate({"name": name, **read_file(path).data})
+    except ValidationError as error:
+        raise InputError(path, [Problem(1, str(error))]) from None

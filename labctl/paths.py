@@ -1,0 +1,41 @@
+"""Where labctl keeps things (XDG base directories)."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_APP = "labctl"
+
+
+def images() -> Path:
+    """The image store."""
+    return platformdirs.user_data_path(_APP) / "images"
+
+
+def labs() -> Path:
+    """A directory for each lab that is up."""
+    return platformdirs.user_state_path(_APP) / "labs"
+
+
+def lab(name: str) -> Path:
+    """The directory of one lab; exists only while the lab does."""
+    return labs() / name
+
+
+def sockets(name: str) -> Path:
+    """A lab's sockets: apart, because a socket's path has room for 107 bytes only."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    if not Path(runtime).is_dir():
+        runtime = f"/tmp/labctl-runtime-{os.getuid()}"  # noqa: S108 (whoever makes it checks whose it is)
+    return Path(runtime) / _APP / name
+
+
+def cache() -> Path:
+    """What can be worked out again."""
+    return platformdirs.user_cache_path(_APP)
+
+
+def config_file() -> Path:
+    """The user's settings."""
+    return platformdirs.user_config_path(_APP) / "config.yaml"

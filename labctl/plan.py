@@ -1,0 +1,170 @@
+"""The plan: everything that will be, worked out before anything is done. Pure and deterministic."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from pydantic import computed_field
+
+from labctl.errors import LabError
+from labctl.guests import Guest
+from labctl.services import Frontend, Placement
+from labctl.site import Model
+from labctl.steps import Step, render
+from labctl.suggest import did_you_mean
+from labctl.topology import Topology
+
+_NAMESPACE = uuid.UUID("8441f7da-9e27-41e3-8b69-fba87e713a41")
+SCHEMA = 1
+
+
+class Interface(Model):
+    """A network interface of a node."""
+
+    name: str
+    network: str
+    mac: str
+    address: IPv4Address
+    prefix: int
+
+
+class PlannedNetwork(Model):
+    """A segment of the lab."""
+
+    name: str
+    bridge: str
+    subnet: IPv4Network
+    host: IPv4Address | None
+
+
+class PlannedNode(Model):
+    """A machine of the lab."""
+
+    name: str
+    uuid: uuid.UUID
+    memory: int
+    """MiB"""
+    cpus: int
+    client: bool
+    interfaces: list[Interface]
+    steps: list[Step]
+
+    def interface_to(self, address: IPv4Address) -> Interface:
+        """The interface on the segment of `address`; raises StopIteration where there is none."""
+        return next(interface for interface in self.interfaces
+                    if address in IPv4Network(f"{interface.address}/{interface.prefix}", strict=False))
+
+    @property
+    def units(self) -> list[str]:
+        """The units that have to be active once the node is configured."""
+        return list(dict.fromkeys(unit for step in self.steps for unit in step.units))
+
+
+class Plan(Model):
+    """A lab: a topology under a name, with a guest, and all that follows from them."""
+
+    version: int = SCHEMA
+    lab: str
+    uuid: uuid.UUID
+    guest: Guest
+    topology: Topology
+    networks: list[PlannedNetwork]
+    nodes: list[PlannedNode]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of the plan."""
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+
+    def node(self, name: str) -> PlannedNode:
+        """The node called `name`; raises LabError where there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LabError(f"The lab '{self.lab}' has no node called '{name}'.",
+                       hint=did_you_mean(name, [node.name for node in self.nodes]))
+
+    def access_address(self, node: PlannedNode) -> IPv4Address:
+        """Where the physical machine reaches a node: on the first network that it has an address on."""
+        reachable = {network.name for network in self.networks if network.host}
+        return next(interface.address for interface in node.interfaces if interface.network in reachable)
+
+    def clients(self) -> list[PlannedNode]:
+        """The nodes that checks run from."""
+        return [node for node in self.nodes if node.client]
+
+    def frontends(self) -> list[Frontend]:
+        """What has to answer before the lab serves."""
+        return [frontend for service in self.topology.services.values() for frontend in service.frontends()]
+
+
+def make(topology: Topology, lab: str, guest: Guest) -> Plan:
+    """Work out the plan of `topology` as the lab called `lab`, with `guest` on every node."""
+    lab_uuid = uuid.uuid5(_NAMESPACE, lab)
+    placements = _placements(topology)
+    clients = topology.clients()
+    return Plan(
+        lab=lab,
+        uuid=lab_uuid,
+        guest=guest,
+        topology=topology,
+        networks=[
+            PlannedNetwork(name=name, bridge=f"lab{position}", subnet=network.subnet, host=network.host)
+            for position, (name, network) in enumerate(topology.networks.items())
+        ],
+        nodes=[
+            PlannedNode(
+                name=name,
+                uuid=uuid.uuid5(lab_uuid, name),
+                memory=node.memory or guest.memory,
+                cpus=node.cpus,
+                client=name in clients,
+                interfaces=[
+                    Interface(name=topology.interface(name, network), network=network,
+                              mac=_mac(lab, name, network), address=address,
+                              prefix=topology.networks[network].subnet.prefixlen)
+                    for network, address in node.addresses.items()
+                ],
+                steps=_steps([pair for pair in placements if pair[1].node == name], guest),
+            )
+            for name, node in topology.nodes.items()
+        ],
+    )
+
+
+def _placements(topology: Topology) -> list[tuple[str | None, Placement]]:
+    return [*((None, placement) for placement in _base(topology)),
+            *((name, placement)
+              for index, (name, service) in enumerate(topology.services.items())
+              for placement in service.placements(topology, name, index))]
+
+
+def _base(topology: Topology) -> Iterator[Placement]:
+    hosts = [{"name": name, "address": str(next(iter(node.addresses.values())))}
+             for name, node in topology.nodes.items()]
+    for name in topology.nodes:
+        yield Placement(name, "base/hosts", {"hosts": hosts})
+
+
+def _steps(placements: list[tuple[str | None, Placement]], guest: Guest) -> list[Step]:
+    """Render one node's steps: the same step from two services is one; different ones get the service's name."""
+    unique = []
+    for service, placement in placements:
+        if not any(placement == other for _, other in unique):
+            unique.append((service, placement))
+    kinds = [placement.step for _, placement in unique]
+    steps = []
+    for service, placement in unique:
+        name = placement.step.rpartition("/")[2]
+        if kinds.count(placement.step) > 1:
+            name = f"{name}-{service}"
+        steps.append(render(placement, name, service, guest))
+    return steps
+
+
+def _mac(lab: str, node: str, network: str) -> str:
+    """A locally unique address in QEMU's own range."""
+    digest = hashlib.sha256(f"{lab}/{node}/{network}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])

@@ -1,0 +1,86 @@
+"""The only module that starts other programs."""
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+from labctl.errors import LabError
+
+log = logging.getLogger(__name__)
+
+
+class CommandError(LabError):
+    """A program failed or is not installed."""
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it printed; with `output`, all of it goes to that file.
+
+    `timeout` is in seconds. Raises CommandError if it is missing, too slow or (with `check`) fails.
+    """
+    words = [str(word) for word in argv]
+    command = shlex.join(words)
+    log.debug("%s", command)
+    try:
+        result = subprocess.run(
+            words, input=stdin, timeout=timeout, env={**os.environ, **(env or {})}, text=True, errors="replace",
+            stdin=subprocess.DEVNULL if stdin is None else None, check=False,
+            stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT if output else subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"The command '{command}' did not end within {timeout} s.") from None
+    if check and result.returncode:
+        said = (result.stderr or result.stdout or "").strip().splitlines()
+        reason = said[-1] if said else "it said nothing"
+        raise CommandError(f"The command '{command}' failed with status {result.returncode}: {reason}")
+    return result
+
+
+def spawn(argv: Sequence[str | Path], output: Path) -> subprocess.Popen[bytes]:
+    """Start a program that outlives labctl, in a session of its own, with its output in a file."""
+    words = [str(word) for word in argv]
+    log.debug("%s &", shlex.join(words))
+    try:
+        with output.open("ab") as file:
+            return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                                    start_new_session=True)
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Replace labctl by another program, which then has the terminal, the signals and the exit code."""
+    words = [str(word) for word in argv]
+    log.debug("exec %s", shlex.join(words))
+    try:
+        os.execvp(words[0], words)  # noqa: S606
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+
+
+def call(argv: Sequence[str | Path]) -> int:
+    """Run a program on the user's own terminal and return its exit code."""
+    words = [str(word) for word in argv]
+    log.debug("%s", shlex.join(words))
+    try:
+        return subprocess.call(words)
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+
+
+def _missing(program: str) -> CommandError:
+    return CommandError(f"The program '{program}' is not installed.", hint="'labctl doctor' says what is missing.")

@@ -1,0 +1,65 @@
+"""The networks and machines of a lab: what services are placed on. Pure."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+"""A host name's first label (RFC 1123), so that it can stand in a shell word, a file name and XML."""
+
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]*$",
+                                        min_length=1, max_length=100)]
+"""One line of readable text."""
+
+
+class Model(BaseModel):
+    """A frozen value without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Network(Model):
+    """A host-only Ethernet segment: no DHCP and no uplink."""
+
+    subnet: IPv4Network
+    host: IPv4Address | None = None
+    """The physical machine's address on it; without one the machine is not on this network."""
+
+
+class Node(BaseModel):
+    """A virtual machine. Every key that is not a field below is a network with the node's address on it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, IPv4Address] = Field(init=False)
+
+    memory: int | None = Field(default=None, ge=128, le=65536)
+    """MiB; the guest's own default where it is not given."""
+    cpus: int = Field(default=1, ge=1, le=16)
+    client: bool = False
+    """Checks run from the nodes marked so, or from the node called `client`."""
+
+    @property
+    def addresses(self) -> dict[str, IPv4Address]:
+        """Network name to address, in the order of the file: the first is eth0."""
+        return self.__pydantic_extra__
+
+
+class Site(Model):
+    """Networks and nodes."""
+
+    networks: dict[Name, Network] = Field(min_length=1, max_length=8)
+    nodes: dict[Name, Node] = Field(min_length=1, max_length=64)
+
+    def network_of(self, address: IPv4Address) -> str | None:
+        """The name of the network whose subnet holds `address`."""
+        return next((name for name, network in self.networks.items() if address in network.subnet), None)
+
+    def interface(self, node: str, network: str) -> str:
+        """The name of a node's network interface (eth0, eth1 … in the order of the file)."""
+        return f"eth{list(self.nodes[node].addresses).index(network)}"
+
+    def clients(self) -> list[str]:
+        """The nodes that checks run from."""
+        return [name for name, node in self.nodes.items() if node.client or name == "client"]

@@ -1,0 +1,39 @@
+"""Run things on a lab's nodes."""
+
+import subprocess
+from pathlib import Path
+
+from labctl.errors import LabError
+from labctl.process import CommandError, run
+
+_CONNECTION_FAILED = 255
+
+
+class Unreachable(LabError):
+    """A node does not take SSH connections."""
+
+
+class Ssh:
+    """The nodes of one ssh_config."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+
+    def command(self, node: str, *words: str, terminal: bool = False) -> list[str]:
+        """The ssh command line that runs `words` on the node, or a login shell."""
+        return ["ssh", "-F", str(self._config), *(["-t"] if terminal else []), node, *(["--", *words] if words else [])]
+
+    def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run a shell script on a node. Raises Unreachable if it cannot be reached within `timeout` seconds."""
+        try:
+            result = run(self.command(node, "sh", "-s"), stdin=script, check=False, timeout=timeout)
+        except CommandError as error:
+            raise Unreachable(f"The node '{node}' did not answer within {timeout:.0f} s.") from error
+        if result.returncode == _CONNECTION_FAILED:
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise Unreachable(f"The node '{node}' cannot be reached by SSH: {reason}.")
+        return result
+
+    def close(self, node: str) -> None:
+        """Drop the shared connection to a node, which is stale once the node was restarted."""
+        run(["ssh", "-F", self._config, "-O", "exit", node], check=False)

@@ -1,0 +1,89 @@
+"""Steps: everything that is done to a guest, rendered from cloud-init/steps. Pure but for reading them."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jinja2
+from pydantic import Field
+
+from labctl.guests import Guest
+from labctl.resources import STEPS
+from labctl.services import Placement
+from labctl.site import Model
+from labctl.yamlfile import read_file
+
+
+class File(Model):
+    """A file a step writes, whole."""
+
+    path: str = Field(pattern="^/")
+    content: str = Field(pattern=r"\n$")
+    permissions: str = Field(default="0644", pattern="^0[0-7]{3}$")
+
+
+class Template(Model):
+    """A step as it is written in its YAML file: a cloud-config fragment and why it is needed."""
+
+    title: str
+    why: str
+    write_files: list[File] = []
+    runcmd: list[str] = []
+    undo: list[str] = Field(min_length=1)
+    units: list[str] = []
+    """What has to be active once the step is done."""
+
+
+class Step(Template):
+    """A step on one node, ready to run."""
+
+    name: str
+    """Unique on its node; `NODE/NAME` is how people and checks call it."""
+    kind: str
+    """The file it comes from, `ipvs/arp`."""
+    service: str | None
+    """The service that asked for it; None for what every node gets."""
+
+
+_JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
+                            lstrip_blocks=True, autoescape=False)  # noqa: S701 (shell and config files, no HTML)
+
+
+def render(placement: Placement, name: str, service: str | None, guest: Guest) -> Step:
+    """Fill in a step's template; strings are templates, structure is not, so values cannot change it."""
+    values = {**placement.values, "node": placement.node, "service": service, "guest": guest.facts}
+    filled = _fill(_fragment(placement.step, guest.family), values)
+    return Step(name=name, kind=placement.step, service=service, **filled)
+
+
+@cache
+def _fragment(kind: str, family: str) -> Any:
+    own = STEPS / f"{kind}.{family}.yaml"
+    return read_file(own if own.exists() else STEPS / f"{kind}.yaml").data
+
+
+def _fill(value: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(value, str):
+        return _JINJA.from_string(value).render(values)
+    if isinstance(value, list):
+        return [_fill(item, values) for item in value]
+    if isinstance(value, dict):
+        return {key: _fill(item, values) for key, item in value.items()}
+    return value
+
+
+def apply_script(step: Step) -> str:
+    """The shell script that does a step on a running guest; stops at the first command that fails."""
+    parts = ["set -e"]
+    for file in step.write_files:
+        parts += [
+            f"mkdir -p '{file.path.rpartition('/')[0] or '/'}'",
+            f"cat >'{file.path}' <<'END-OF-FILE'\n{file.content}END-OF-FILE",
+            f"chmod {file.permissions} '{file.path}'",
+        ]
+    return "\n".join([*parts, *step.runcmd, ""])
+
+
+def undo_script(step: Step) -> str:
+    """The shell script that takes a step back."""
+    return "\n".join(["set -e", *step.undo, ""])
