@@ -3,13 +3,10 @@
 0 fine; 1 checks failed; 2 could not run; 3 no checks ran; 70 a bug; 130 interrupted.
 """
 
-import os
 import signal
 import sys
 import traceback
 from types import FrameType
-
-import click
 
 from labctl.cli import app
 from labctl.errors import LabError
@@ -28,34 +25,31 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        app()
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else COULD_NOT_RUN
+        if code == INTERRUPTED:
+            print("labctl: interrupted; what was begun has been taken back.", file=sys.stderr)
+        return code
     except LabError as error:
         print(f"labctl: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"        {error.hint}", file=sys.stderr)
         return COULD_NOT_RUN
-    except click.ClickException as error:
-        error.show()
-        return COULD_NOT_RUN
-    except (KeyboardInterrupt, click.Abort):
-        print("labctl: interrupted; what was begun has been taken back.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if error.filename is None:
-            traceback.print_exc()
-            return BUG
+            return _bug()
         print(f"labctl: '{error.filename}': {error.strerror}.", file=sys.stderr)
         return COULD_NOT_RUN
     except Exception:  # noqa: BLE001 (the last stop for bugs)
-        traceback.print_exc()
-        print("labctl: this is a bug in labctl; please report it with the lines above.", file=sys.stderr)
-        return BUG
+        return _bug()
+    return 0
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    print("labctl: this is a bug in labctl; please report it with the lines above.", file=sys.stderr)
+    return BUG
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -55,6 +55,14 @@ class PlannedNode(Model):
         return next(interface for interface in self.interfaces
                     if address in IPv4Network(f"{interface.address}/{interface.prefix}", strict=False))
 
+    def step(self, name: str) -> Step:
+        """The step called `name`; raises LabError where there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise LabError(f"'{self.name}' has no step called '{name}'.",
+                       hint=did_you_mean(name, [step.name for step in self.steps]))
+
     @property
     def units(self) -> list[str]:
         """The units that have to be active once the node is configured."""
