@@ -17,7 +17,7 @@ from labctl.services import Ipvs
 from labctl.wait import Deadline, until
 
 REQUEST_SECONDS = 4
-_PROBE_SECONDS = 0.5
+_PROBE_SECONDS = 0.3
 _FRAME = re.compile(
     r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
     r"(?P<source>[\d.]+)\.(?P<source_port>\d+) > (?P<target>[\d.]+)\.(?P<target_port>\d+): Flags \[(?P<flags>[^]]+)\]")
@@ -164,12 +164,29 @@ class Observer:
         return [(service.directors.nodes[0], step)]
 
     def blame_silent_server(self, message: str, service: Ipvs, server: str) -> NoReturn:
-        """Fail because a real server does not answer through the VIP; find out if it does by itself."""
+        """Fail because a real server does not answer through the VIP; find out how far it gets by itself."""
         own = self.plan.node(server).interface_to(service.vip).address
         answers = self.sample(own, service.port, 1)
-        if answers and answers[0].status:
-            self.blame(message, (server, "ipvs/vip-lo"))
-        self.blame(message, (server, "httpd/httpd"))
+        if not answers or not answers[0].status:
+            self.blame(message, (server, "httpd/httpd"))
+        if answers[0].page != server:
+            self.blame(message, (server, "httpd/page"))
+        thieves = self.thieves(service)
+        if thieves:
+            self.blame(message, *((node, "ipvs/arp") for node in thieves))
+        self.blame(message, (server, "ipvs/vip-lo"))
+
+    def thieves(self, service: Ipvs) -> list[str]:
+        """The real servers that answer ARP requests for the VIP."""
+        answering = {mac_to_node(self.plan.nodes).get(mac) for mac in self.arp_answers(service.vip)}
+        return [node for node in service.real_servers if node in answering]
+
+    def settled(self, service: Ipvs) -> list[str]:
+        """The holders of the VIP, once directors that just started have had VRRP's time to agree."""
+        first = service.directors.nodes[0]
+        seconds = 2 * service.takeover_seconds(first) if service.directors.keepalived else 0
+        until(lambda: self.holders(service) == [first], Deadline(seconds))
+        return self.holders(service)
 
 
 def periods(answers: Sequence[str], length: int) -> list[Sequence[str]]:

@@ -39,10 +39,11 @@ def test_arp(ipvs: str, plan: Plan, observer: Observer) -> None:
     service = _service(plan, ipvs)
     first = service.directors.nodes[0]
     nodes = mac_to_node(plan.nodes)
+    observer.settled(service)
     answering = {nodes.get(mac, mac) for mac in observer.arp_answers(service.vip)}
     if answering == {first}:
         return
-    thieves = [node for node in service.real_servers if node in answering]
+    thieves = observer.thieves(service)
     if thieves:
         observer.blame(f"Beside the director, {' and '.join(map(repr, thieves))} answers ARP requests for the VIP "
                        f"{service.vip}: it takes the director's clients.", *((node, "ipvs/arp") for node in thieves))
@@ -66,7 +67,8 @@ def test_spread(ipvs: str, plan: Plan, observer: Observer) -> None:
     for server in shares:
         if server not in pages:
             observer.blame_silent_server(f"'{server}' answered none of {len(answers)} requests to the VIP; "
-                                         f"the answers came from {dict(Counter(pages))}.", service, server)
+                                         f"the answers came from {dict(Counter(page[:20] for page in pages))}.",
+                                         service, server)
     for turn in periods(pages, round_):
         if Counter(turn) != Counter(shares) or list(turn) != pages[:round_]:
             observer.blame(f"{service.scheduler} should give each round of {round_} requests to {shares} in the same "
@@ -181,7 +183,7 @@ def test_crash(keepalived_pair: str, plan: Plan, lab: Lab, observer: Observer,
 
 def _first_holds(service: Ipvs, observer: Observer) -> None:
     first = service.directors.nodes[0]
-    holders = observer.holders(service)
+    holders = observer.settled(service)
     if holders != [first]:
         observer.blame(f"'{first}' should hold the VIP {service.vip}, and it alone; "
                        f"{' and '.join(map(repr, holders)) or 'nobody'} does.", (first, "ipvs/keepalived"))

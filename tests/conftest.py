@@ -1,0 +1,40 @@
+"""What the fast tests (unit and golden) share. The suites that use machines get nothing of it unasked."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+_STARTERS = (
+    *("execv", "execve", "execvp", "execvpe", "execl", "execle", "execlp", "execlpe"),
+    *("fork", "forkpty", "posix_spawn", "posix_spawnp", "system"),
+)
+_XDG = ("CONFIG_HOME", "DATA_HOME", "STATE_HOME", "CACHE_HOME", "RUNTIME_DIR")
+
+
+def _forbid(what: str) -> Callable[..., NoReturn]:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        pytest.fail(f"A fast test must not {what}.")
+
+    return refuse
+
+
+@pytest.fixture
+def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No other programs, no network, and no files but those in a directory of the test's own."""
+    monkeypatch.setattr(subprocess.Popen, "__init__", _forbid("start a program"))
+    for name in _STARTERS:
+        monkeypatch.setattr(os, name, _forbid("start a program"))
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, _forbid("connect to anything"))
+    for name in list(os.environ):
+        if name.startswith("LABCTL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in _XDG:
+        monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name.lower()))
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,86 @@
+"""Every file that labctl makes of every shipped topology on every guest, against the expected one."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from labctl import access, display, domain, guests, plan, seed, topology
+from labctl.resources import TOPOLOGIES
+from labctl.seed import KeyPair, Keys
+
+EXPECTED = Path(__file__).parent / "expected"
+SHIPPED = {path.stem: path for path in sorted(TOPOLOGIES.glob("*.yaml"))}
+CASES = [(name, guest) for name in SHIPPED for guest in guests.names()]
+
+
+@cache
+def rendered(name: str, guest: str) -> dict[str, str]:
+    """All files of a lab, by their path below expected/TOPOLOGY/GUEST."""
+    lab = plan.make(topology.parse(SHIPPED[name].read_text(), name), name, guests.load(guest))
+    keys = Keys(
+        login=KeyPair("LOGIN-PRIVATE-KEY\n", "LOGIN-PUBLIC-KEY\n"),
+        hosts={node.name: KeyPair(f"HOST-PRIVATE-KEY {node.name}\n", f"HOST-PUBLIC-KEY {node.name}\n")
+               for node in lab.nodes},
+    )
+    home = Path("/labs") / name
+    files = {
+        "known_hosts": access.known_hosts(lab, keys),
+        "ssh_config": access.ssh_config(
+            lab, home / "id", home / "known_hosts", Path("/run/labctl"), "PROXY %h %p"
+        ),
+    }
+    lines: list[str] = []
+    display.sheet(lab, lab.nodes, lines.append)
+    files["steps.md"] = "\n".join([*lines, ""])
+    for network in lab.networks:
+        files[f"networks/{network.name}.xml"] = domain.network_xml(lab, network, own_bridge=True)
+    direct = lab.guest.boot == "direct"
+    for node in lab.nodes:
+        disks = domain.Disks(
+            overlay=home / f"{node.name}.qcow2",
+            seed=home / f"{node.name}.iso",
+            console=home / f"{node.name}.log",
+            kernel=Path("/image/vmlinuz") if direct else None,
+            initrd=Path("/image/initrd.img") if direct else None,
+        )
+        files[f"nodes/{node.name}/domain.xml"] = domain.domain_xml(lab, node, disks, "tcg")
+        for file, text in seed.files(lab, node, keys).items():
+            files[f"nodes/{node.name}/{file}"] = text
+    return files
+
+
+def on_disk() -> set[str]:
+    """The expected files, by their path below expected."""
+    return {str(path.relative_to(EXPECTED)) for path in EXPECTED.rglob("*") if path.is_file()}
+
+
+MADE = {
+    f"{name}/{guest}/{file}": (name, guest, file) for name, guest in CASES for file in rendered(name, guest)
+}
+
+
+@pytest.mark.parametrize("path", MADE)
+def test_file_is_as_expected(path: str, regenerate: bool) -> None:
+    name, guest, file = MADE[path]
+    made = rendered(name, guest)[file]
+    expected = EXPECTED / path
+    if regenerate:
+        expected.parent.mkdir(parents=True, exist_ok=True)
+        expected.write_text(made)
+    assert expected.is_file(), "there is no expected file; --regenerate writes it"
+    assert made == expected.read_text()
+
+
+def test_no_file_is_expected_that_is_made_no_more(regenerate: bool) -> None:
+    leftover = sorted(on_disk() - MADE.keys())
+    if regenerate:
+        for path in leftover:
+            (EXPECTED / path).unlink()
+        leftover = []
+    assert leftover == []
+
+
+def test_every_topology_is_expected_on_every_guest() -> None:
+    assert CASES
+    assert {tuple(path.split("/")[:2]) for path in MADE} == set(CASES)

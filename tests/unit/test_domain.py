@@ -1,0 +1,126 @@
+"""labctl.domain: libvirt's XML."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from samples import GUESTS, plan_of
+
+from labctl import domain
+from labctl.domain import Disks
+
+DISK = Disks(overlay=Path("/lab/rs1.qcow2"), seed=Path("/lab/rs1.iso"))
+DIRECT = Disks(overlay=DISK.overlay, seed=DISK.seed, kernel=Path("/i/vmlinuz"), initrd=Path("/i/initrd.img"),
+               console=Path("/lab/a & b.log"))
+
+
+def xml(
+    disks: Disks = DISK, accel: domain.Accel = "kvm", guest: str = "debian-12", node: str = "lvs"
+) -> ET.Element:
+    plan = plan_of(guest=guest)
+    return ET.fromstring(domain.domain_xml(plan, plan.node(node), disks, accel))
+
+
+def attributes(root: ET.Element, path: str) -> dict[str, str]:
+    found = root.find(path)
+    assert found is not None, path
+    return dict(found.attrib)
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_tcg_has_a_small_cache_and_a_plain_cpu(guest: str) -> None:
+    root = xml(accel="tcg", guest=guest)
+    assert root.get("type") == "qemu"
+    assert (root.findtext("features/tcg/tb-cache"), attributes(root, "features/tcg/tb-cache")) == \
+        ("128", {"unit": "MiB"})
+    assert root.findtext("cpu/model") == plan_of(guest=guest).guest.tcg_cpu
+    assert attributes(root, "cpu")["mode"] == "custom"
+
+
+def test_kvm_has_the_hosts_cpu_and_nothing_of_tcg() -> None:
+    root = xml(accel="kvm")
+    assert root.get("type") == "kvm"
+    assert attributes(root, "cpu") == {"mode": "host-passthrough"}
+    assert root.find("features/tcg") is None
+
+
+def test_a_guest_with_a_kernel_boots_it_directly() -> None:
+    root = xml(DIRECT)
+    assert (root.findtext("os/kernel"), root.findtext("os/initrd")) == ("/i/vmlinuz", "/i/initrd.img")
+    assert (root.findtext("os/cmdline") or "").startswith("root=/dev/vda rw ")
+    assert "\n" not in (root.findtext("os/cmdline") or "")
+    assert root.find("os/boot") is None
+
+
+def test_a_guest_without_a_kernel_boots_its_disk() -> None:
+    root = xml(DISK)
+    assert attributes(root, "os/boot") == {"dev": "hd"}
+    assert [root.find(f"os/{part}") for part in ("kernel", "initrd", "cmdline")] == [None] * 3
+
+
+def test_the_overlay_is_written_and_the_seed_is_not() -> None:
+    overlay, seed = xml().findall("devices/disk")
+    assert [attributes(disk, "target") for disk in (overlay, seed)] == \
+        [{"dev": "vda", "bus": "virtio"}, {"dev": "vdb", "bus": "virtio"}]
+    assert [attributes(disk, "source")["file"] for disk in (overlay, seed)] == [
+        "/lab/rs1.qcow2",
+        "/lab/rs1.iso",
+    ]
+    assert [attributes(disk, "driver")["type"] for disk in (overlay, seed)] == ["qcow2", "raw"]
+    assert overlay.find("readonly") is None
+    assert seed.find("readonly") is not None
+
+
+def test_interfaces_are_on_the_labs_networks_in_order() -> None:
+    lvs = plan_of().node("lvs")
+    interfaces = xml().findall("devices/interface")
+    assert [(attributes(i, "mac")["address"], attributes(i, "source")["network"]) for i in interfaces] == \
+        [(lvs.interfaces[0].mac, "lab.lan"), (lvs.interfaces[1].mac, "lab.far")]
+    assert {attributes(i, "model")["type"] for i in interfaces} == {"virtio"}
+
+
+def test_the_console_is_kept_where_it_can_be() -> None:
+    assert attributes(xml(DIRECT), "devices/serial/log")["file"] == "/lab/a & b.log"
+    assert xml(DISK).find("devices/serial/log") is None
+
+
+def test_size_and_identity_are_the_plans() -> None:
+    plan = plan_of()
+    root = xml()
+    assert root.findtext("name") == "lab.lvs" == domain.name(plan, "lvs")
+    assert root.findtext("uuid") == str(plan.node("lvs").uuid)
+    assert (root.findtext("memory"), attributes(root, "memory"), root.findtext("vcpu")) == (
+        "384",
+        {"unit": "MiB"},
+        "1",
+    )
+    assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab") == \
+        {"name": "lab", "uuid": str(plan.uuid), "part": "lvs"}
+
+
+def test_in_a_room_of_its_own_a_network_is_the_rooms_bridge_and_libvirt_adds_nothing() -> None:
+    plan = plan_of()
+    root = ET.fromstring(domain.network_xml(plan, plan.networks[1], own_bridge=True))
+    assert attributes(root, "forward") == {"mode": "bridge"}
+    assert attributes(root, "bridge") == {"name": plan.networks[1].bridge}
+    assert [root.find(part) for part in ("ip", "dns", "dhcp")] == [None] * 3
+
+
+def test_elsewhere_a_network_is_isolated_without_dns_and_dhcp() -> None:
+    plan = plan_of()
+    lan, far = (
+        ET.fromstring(domain.network_xml(plan, network, own_bridge=False)) for network in plan.networks
+    )
+    assert attributes(lan, "ip") == {"address": "10.10.10.1", "prefix": "24"}
+    assert far.find("ip") is None
+    for root in (lan, far):
+        assert root.find("forward") is None
+        assert attributes(root, "dns") == {"enable": "no"}
+        assert root.find("ip/dhcp") is None
+        assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab")["uuid"] == str(plan.uuid)
+
+
+def test_bridges_have_names_that_linux_takes() -> None:
+    names = [network.bridge for network in plan_of().networks]
+    assert len(set(names)) == len(names)
+    assert all(0 < len(name) < 16 for name in names)

@@ -1,0 +1,92 @@
+"""Each step in turn is undone: the check that guards it fails and names it, and passes once it is applied again."""
+
+from pathlib import Path
+
+import pytest
+
+from labctl import catalog, guests, plan
+
+from conftest import GUEST, Labctl, failures
+
+QUICK = "names or own_page or arp or spread"
+# The checks that notice each kind of step missing; all others have to stay green.
+GUARDS = {
+    "base/hosts": {"test_names_resolve"},
+    "httpd/page": {"test_own_page", "test_spread"},
+    "httpd/httpd": {"test_own_page", "test_spread"},
+    "ipvs/arp": {"test_arp", "test_spread"},
+    "ipvs/vip-lo": {"test_spread"},
+    "ipvs/vip": {"test_arp", "test_spread"},
+    "ipvs/rules": {"test_spread"},
+    "ipvs/keepalived": {"test_arp"},
+}
+BACKUP = "lvs-s"
+
+
+def _steps() -> list[tuple[str, str, str]]:
+    found = []
+    for lab in ("lvs-dr", "lvs-dr-keepalived"):
+        planned = plan.make(catalog.load(catalog.find(lab)), lab, guests.load(GUEST))
+        found += [(lab, f"{node.name}/{step.name}", step.kind) for node in planned.nodes for step in node.steps]
+    return found
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(("lab", "step", "kind"), _steps())
+def test_undone_step_is_noticed(lab: str, step: str, kind: str, labs: Labctl, tmp_path: Path) -> None:
+    backup = step.startswith(f"{BACKUP}/") and kind == "ipvs/keepalived"
+    expression = "clean_stop" if backup else QUICK
+    guards = {"test_clean_stop"} if backup else GUARDS[kind]
+    report = tmp_path / "report.xml"
+
+    labs("undo", f"{lab}/{step}")
+    labs("test", lab, "-k", expression, "--junit", str(report), code=1)
+    failed = failures(report)
+    assert {name.partition("[")[0] for name in failed} <= guards
+    assert any(f"The step {step} looks wrong" in message for message in failed.values()), failed
+
+    labs("apply", f"{lab}/{step}")
+    labs("test", lab, "-k", expression)
+
+
+# What no step stands for, so that the remaining checks are seen to fail as well.
+SABOTAGE = [
+    # A scheduler that sends one client to one server for ever.
+    ("lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr", "spread", "lvs/rules"),
+    # Masquerading instead of direct routing: the servers' replies bear the wrong address.
+    ("lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m",
+     "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -g", "packet_path", "rs1/vip-lo"),
+    # The replies of a server that routes them back over the director.
+    ("lvs-dr", "rs1", "ip route replace 10.10.10.50 via 10.10.10.11 && sysctl -q net.ipv4.conf.all.accept_redirects=0",
+     "ip route del 10.10.10.50", "packet_path", "lvs/rules"),
+    # A director that no longer looks at its servers.
+    ("lvs-dr-keepalived", "lvs-m", "pkill -STOP -f 'keepalived'", "pkill -CONT -f 'keepalived'", "dead_server",
+     "lvs-m/keepalived"),
+    # A backup that does not hear the MASTER fall silent.
+    ("lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "systemctl start keepalived", "crash",
+     "lvs-s/keepalived"),
+]
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(("lab", "node", "sabotage", "mend", "check", "suspect"), SABOTAGE)
+def test_sabotage_is_noticed(lab: str, node: str, sabotage: str, mend: str, check: str, suspect: str,
+                             labs: Labctl, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    labs("exec", f"{lab}/{node}", "sh", "-c", sabotage)
+    try:
+        labs("test", lab, "-k", check, "--junit", str(report), code=1)
+    finally:
+        labs("exec", f"{lab}/{node}", "sh", "-c", mend)
+    assert f"The step {suspect} looks wrong" in " ".join(failures(report).values())
+    labs("test", lab, "-k", check)
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("lab", ["lvs-dr", "lvs-dr-keepalived"])
+def test_everything_is_green(lab: str, labs: Labctl, tmp_path: Path) -> None:
+    junit, html = tmp_path / "report.xml", tmp_path / "report.html"
+    result = labs("test", lab, "--junit", str(junit), "--html", str(html))
+    assert "0 failed" in result.out
+    assert failures(junit) == {}
+    assert "test_spread" in html.read_text()

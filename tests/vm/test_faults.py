@@ -1,0 +1,116 @@
+"""Whatever goes wrong on the way up: a sentence, the right exit code, and nothing left."""
+
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import PATIENCE, Labctl
+from test_lifecycle import tiny as tiny
+
+# A program that fails, for each stage that starts one.
+STAGES = {
+    "keys": "ssh-keygen",
+    "room": "unshare",
+    "libvirt": "libvirtd",
+    "bridges": "ip",
+    "disks": "qemu-img",
+    "machines": "qemu-system-x86_64",
+}
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_fails(stage: str, labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / STAGES[stage]
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'broken for the test' >&2\nexit 1\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    result = labctl("up", tiny, "--accel", "tcg", code=2, PATH=f"{program.parent}:{os.environ['PATH']}")
+    assert result.err.count("Traceback") == 0
+    assert "labctl: " in result.err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_a_guest_that_never_boots(labctl: Labctl, tiny: str) -> None:
+    result = labctl("up", tiny, "--timeout", "4", code=2)
+    assert "did not pass the gate 'ssh'" in result.err
+    assert "The end of its console:" in result.err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("moment", ["at once", "defined", "booting"])
+def test_ctrl_c(moment: str, labctl: Labctl, tiny: str) -> None:
+    process = labctl.start("up", tiny, "--accel", "tcg")
+    assert process.stderr is not None
+    if moment == "at once":
+        time.sleep(1)
+    else:
+        for line in process.stderr:
+            if moment in line:
+                break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30 * PATIENCE)
+    assert process.returncode == 130, err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_killed_on_the_way_up(labctl: Labctl, tiny: str) -> None:
+    """Nothing can be cleaned up then; the next up does it."""
+    process = labctl.start("up", tiny)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "booting" in line:
+            break
+    process.kill()
+    process.communicate()
+    assert labctl.json("list")[0]["state"] == "not ready"
+    assert "making it anew" in labctl("up", tiny).err
+    labctl("down")
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_the_room_dies(labctl: Labctl, tiny: str) -> None:
+    """As at a restart of the physical machine."""
+    labctl("up", tiny)
+    pid = int((labctl.directories["state"] / "labctl/labs/tiny/room.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    assert labctl.json("status")["state"] == "gone"
+    assert "is gone" in labctl("test", code=2).err
+    labctl("down")
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_no_image(labctl: Labctl, tiny: str) -> None:
+    result = labctl("up", tiny, "--guest", "centos-7", code=2, XDG_DATA_HOME=str(labctl.directories["state"] / "empty"))
+    assert "There is no image of 'centos-7' in the store" in result.err
+    assert "image build debian-12" in result.err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_not_enough_memory(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+    greedy = tmp_path / "greedy.yaml"
+    greedy.write_text(Path(tiny).read_text().replace("256", "65536"))
+    result = labctl("up", str(greedy), code=2)
+    assert "needs 131" in result.err
+    assert "MiB of memory" in result.err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_mirror_unreachable(labctl: Labctl) -> None:
+    data = labctl.directories["state"] / "data"
+    result = labctl("image", "build", "debian-12", "--mirror", "http://127.0.0.1:9/debian", code=2,
+                    XDG_DATA_HOME=str(data))
+    assert "the mirror 'http://127.0.0.1:9/debian' could not be reached" in result.err
+    assert [path.name for path in (data / "labctl/images").iterdir()] == [".lock"]

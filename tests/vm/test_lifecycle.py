@@ -1,0 +1,126 @@
+"""A lab's life as users see it."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import PATIENCE, Labctl
+
+TINY = """\
+title: A web server and its client
+networks:
+  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
+nodes:
+  web: { lan: 10.10.10.11, memory: 256 }
+  client: { lan: 10.10.10.12, memory: 256 }
+services:
+  site: { type: httpd, nodes: [web] }
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """A topology of two small nodes."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    return str(file)
+
+
+@pytest.mark.vm
+def test_two_labs_with_the_same_addresses(labs: Labctl) -> None:
+    rows = labs.json("list")
+    assert [(row["lab"], row["state"]) for row in rows] == [("lvs-dr", "up"), ("lvs-dr-keepalived", "up")]
+    machines = {labs("exec", f"{lab}/rs1", "cat", "/etc/machine-id").out for lab in ("lvs-dr", "lvs-dr-keepalived")}
+    assert len(machines) == 2, "both labs' rs1 has the address 10.10.10.12, and they are two machines"
+
+
+@pytest.mark.vm
+def test_up_twice_changes_nothing(labs: Labctl) -> None:
+    before = labs("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out
+    assert "is up already" in labs("up", "lvs-dr").err
+    assert labs("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out == before
+
+
+@pytest.mark.vm
+def test_another_plan_under_the_same_name_is_refused(labs: Labctl, tiny: str) -> None:
+    assert "made from another topology" in labs("up", tiny, "--name", "lvs-dr", code=2).err
+    assert {row["lab"] for row in labs.json("list")} == {"lvs-dr", "lvs-dr-keepalived"}
+
+
+@pytest.mark.vm
+def test_status_and_targets(labs: Labctl) -> None:
+    status = labs.json("status", "lvs-dr")
+    assert {node["node"]: node["state"] for node in status["nodes"]} == dict.fromkeys(
+        ["lvs", "rs1", "rs2", "client"], "running")
+    assert labs("ssh", "lvs-s", "hostname").out.strip() == "lvs-s"
+    assert "Several labs have a node called 'rs1'" in labs("ssh", "rs1", "true", code=2).err
+    assert "Did you mean 'lvs-s'" in labs("ssh", "lvs-x", "true", code=2).err
+    assert "Several labs are up" in labs("status", code=2).err
+    assert "matches 'x*'" in labs("exec", "lvs-dr/x*", "true", code=2).err
+    assert labs("exec", "lvs-dr/rs*", "hostname").out == "rs1: rs1\nrs2: rs2\n"
+
+
+@pytest.mark.vm
+def test_exit_codes_pass_through(labs: Labctl) -> None:
+    labs("ssh", "lvs-dr/rs1", "exit 7", code=7)
+    labs("exec", "lvs-dr/rs1", "sh", "-c", "exit 9", code=9)
+
+
+@pytest.mark.vm
+def test_plain_ssh_from_outside_verifies_host_keys(labs: Labctl, tmp_path: Path) -> None:
+    config = labs("ssh-config", "lvs-dr").out.strip()
+    command = ["ssh", "-F", config, "-o", "ControlPath=none", "-o", "BatchMode=yes"]
+    known = subprocess.run([*command, "rs1", "hostname"], capture_output=True, text=True, timeout=10 * PATIENCE,
+                           check=False)
+    assert known.stdout == "rs1\n"
+    strange = tmp_path / "known_hosts"
+    strange.write_text("rs1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n")
+    refused = subprocess.run([*command, "-o", f"UserKnownHostsFile={strange}", "rs1", "hostname"],
+                             capture_output=True, text=True, timeout=10 * PATIENCE, check=False)
+    assert refused.returncode == 255
+    assert refused.stdout == ""
+
+
+@pytest.mark.vm
+def test_logs_show_the_console(labs: Labctl) -> None:
+    assert "Linux version" in labs("logs", "lvs-dr/rs1").out
+
+
+@pytest.mark.vm
+def test_no_check_matches(labs: Labctl) -> None:
+    labs("test", "lvs-dr", "-k", "nothing_is_called_this", code=3)
+
+
+@pytest.mark.vm
+def test_a_check_that_cannot_be_made_is_not_a_failed_one(labs: Labctl) -> None:
+    labs("exec", "lvs-dr/client", "systemctl", "stop", "ssh")
+    labs("exec", "lvs-dr/client", "sh", "-c", "nohup sh -c 'sleep 20; systemctl start ssh' >/dev/null 2>&1 &")
+    config = labs("ssh-config", "lvs-dr").out.strip()
+    subprocess.run(["ssh", "-F", config, "-O", "exit", "client"], capture_output=True, timeout=60, check=False)
+    result = labs("test", "lvs-dr", "-k", "spread", code=2)
+    assert "could not check" in result.out
+    deadline = time.monotonic() + 60 * PATIENCE
+    while labs("exec", "lvs-dr/client", "true", code=None).code:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+@pytest.mark.vm
+def test_from_up_to_nothing_left(labctl: Labctl, tiny: str) -> None:
+    """Two instances of one topology; all of the second is gone after down, the first is as it was."""
+    starting = [labctl.start("up", tiny, "--name", name) for name in ("one", "two")]
+    second_try = labctl("up", tiny, "--name", "one", code=2)
+    assert "Another labctl is changing the lab 'one'" in second_try.err
+    for process in starting:
+        out, err = process.communicate(timeout=60 * PATIENCE)
+        assert process.returncode == 0, out + err
+    labctl("down", "two")
+    assert [row["lab"] for row in labctl.json("list")] == ["one"]
+    assert labctl("exec", "client", "curl", "-s", "http://web/").out == "web\n"
+    labctl("test", "one")
+    labctl("down")
+    assert labctl.leftovers() == []
+    assert "No lab called 'one' is up" in labctl("down", "one", code=2).err
+    assert "No lab is up" in labctl("test", code=2).err
