@@ -31,9 +31,9 @@ MEMORY_LIMIT = 600
 DOWN_LIMIT = 2.0
 """Seconds."""
 
-# A node whose steps never reload systemd does not say on the console that cloud-init is done: systemd keeps quiet
-# there once a login shell has it. Hence the question, typed into that shell; it waits for the same file as
-# `labctl up` does. The quotes keep the echo of what was typed from looking like the answer.
+# systemd may keep quiet on the console once a login shell has it, so that not every node says there that its
+# cloud-init is done. Hence the question, typed into that shell; it waits for the same file as `labctl up`.
+# The quotes keep the echo of what was typed from looking like the answer.
 PROMPT = re.compile(rb"root@[\w-]+:~# ")
 QUESTION = b'until [ -e /run/cloud-init/result.json ]; do sleep 0.5; done; echo cloud-init-"done"\n'
 DONE = re.compile(rb"cloud-init-done|Reached target [^\n]*cloud-init\.target")
@@ -76,9 +76,9 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Time a cold 'labctl up' against the raw floor.")
-    parser.add_argument("topology", nargs="?", default="lvs-dr-keepalived", help="a name, or a path (%(default)s)")
+    parser.add_argument("topology", nargs="?", default="lvs-dr-keepalived", help="name or path (%(default)s)")
     parser.add_argument("--guest", help="the operating system of the nodes, as for 'labctl up'")
-    parser.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="what runs the guests")
+    parser.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="as for 'labctl up'")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="floor and lab N times, in turn")
     parser.add_argument("--timeout", type=float, default=900, metavar="S", help="seconds the floor may take")
     arguments = parser.parse_args()
@@ -92,7 +92,7 @@ def show(text: str) -> None:
     print(text, flush=True)
 
 
-# ---- The floor -----------------------------------------------------------------------------------------------
+# ---- The floor -------------------------------------------------------------------------------------------
 
 
 def boot_floor(planned: plan.Plan, image: store.Image, accelerator: Accel, limit: float) -> float:
@@ -133,26 +133,28 @@ def write_disks(planned: plan.Plan, node: plan.PlannedNode, image: store.Image, 
 
 @contextlib.contextmanager
 def floor_network(planned: plan.Plan) -> Iterator[list[str]]:
-    """A network namespace with a bridge per segment and a tap per interface; the words that run a program in it."""
+    """A network namespace with a bridge per segment and a tap per interface; the words that enter it."""
+    root = os.getuid() == 0
     bridges = {network.name: network.bridge for network in planned.networks}
     script = ["set -e"]
     for bridge in bridges.values():
         script += [f"ip link add {bridge} type bridge forward_delay 0", f"ip link set {bridge} up"]
     for node in planned.nodes:
         for interface in node.interfaces:
-            tap = tap_name(planned, interface)
-            script += [f"ip tuntap add {tap} mode tap", f"ip link set {tap} master {bridges[interface.network]} up"]
+            tap, bridge = tap_name(planned, interface), bridges[interface.network]
+            script += [f"ip tuntap add {tap} mode tap", f"ip link set {tap} master {bridge} up"]
     script += ["echo ready", "exec cat"]
     # cat ends with its input, so the namespace is gone even if this script is killed.
-    holder = subprocess.Popen(["unshare", *([] if os.getuid() == 0 else ["--map-root-user"]), "--net",
+    holder = subprocess.Popen(["unshare", *([] if root else ["--map-root-user"]), "--net",
                                "sh", "-c", "\n".join(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
         assert holder.stdout
         try:
             if holder.stdout.readline() != b"ready\n":
-                raise LabError("The floor's network could not be made.", hint="'labctl doctor' says what is missing.")
-            yield ["nsenter", "-t", str(holder.pid),
-                   *([] if os.getuid() == 0 else ["-U", "--preserve-credentials"]), "-n"]
+                raise LabError("The floor's network could not be made.",
+                               hint="'labctl doctor' says what is missing.")
+            user = [] if root else ["-U", "--preserve-credentials"]
+            yield ["nsenter", "-t", str(holder.pid), *user, "-n"]
         finally:
             holder.kill()
 
@@ -166,8 +168,8 @@ def tap_name(planned: plan.Plan, interface: plan.Interface) -> str:
 def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image, accelerator: Accel,
                  directory: Path) -> list[str]:
     """The machine that labctl's domain XML describes, as a plain command line."""
-    words = ["setpriv", "--pdeathsig", "KILL", accel.EMULATOR, "-nodefaults", "-no-user-config", "-display", "none",
-             "-machine", "pc", "-m", str(node.memory), "-smp", str(node.cpus)]
+    words = ["setpriv", "--pdeathsig", "KILL", accel.EMULATOR, "-nodefaults", "-no-user-config",
+             "-display", "none", "-machine", "pc", "-m", str(node.memory), "-smp", str(node.cpus)]
     if accelerator == "tcg":
         words += ["-accel", "tcg,tb-size=128", "-cpu", planned.guest.tcg_cpu]
     else:
@@ -181,7 +183,8 @@ def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image,
         tap = tap_name(planned, interface)
         words += ["-netdev", f"tap,id={tap},ifname={tap},script=no,downscript=no",
                   "-device", f"virtio-net-pci,netdev={tap},mac={interface.mac}"]
-    return [*words, "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0",
+    return [*words,
+            "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0",
             "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
 
 
@@ -196,15 +199,18 @@ def machine(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def wait_for_cloud_init(machines: dict[str, subprocess.Popen[bytes]], directory: Path, deadline: float) -> None:
+def wait_for_cloud_init(machines: dict[str, subprocess.Popen[bytes]], directory: Path,
+                        deadline: float) -> None:
     """Return when the consoles of all machines say that cloud-init is done. Raises LabError."""
     waiting, asked = dict(machines), set()
     while waiting:
         for name, process in list(waiting.items()):
             text = (directory / f"{name}.log").read_bytes()
             failure = FAILED.search(text)
-            if failure or process.poll() is not None or time.monotonic() > deadline:
-                reason = failure[0].decode() if failure else "it ended" if process.poll() is not None else "too slow"
+            reason = (failure[0].decode() if failure
+                      else "QEMU ended" if process.poll() is not None
+                      else "it is too slow" if time.monotonic() > deadline else "")
+            if reason:
                 raise LabError(f"The floor's machine '{name}' did not come up: {reason}.\n{tail(text)}")
             if DONE.search(text):
                 del waiting[name]
@@ -216,7 +222,7 @@ def wait_for_cloud_init(machines: dict[str, subprocess.Popen[bytes]], directory:
         time.sleep(0.1)
 
 
-# ---- The lab -------------------------------------------------------------------------------------------------
+# ---- The lab ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -271,7 +277,8 @@ def labctl(*words: str, **environment: str) -> float:
                             stdin=subprocess.DEVNULL, capture_output=True, check=False)
     seconds = time.monotonic() - before
     if result.returncode:
-        raise LabError(f"'labctl {' '.join(words)}' failed with status {result.returncode}.\n{tail(result.stderr)}")
+        raise LabError(f"'labctl {' '.join(words)}' failed with status {result.returncode}.\n"
+                       f"{tail(result.stderr)}")
     return seconds
 
 
@@ -280,14 +287,15 @@ def resident_memory(processes: list[Process]) -> dict[str, int]:
     found = {}
     for process in processes:
         node = re.search(rf"guest={LAB}\.([^,]+),", process.command)
-        size = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-        if node and size:
-            found[node[1]] = int(size[1]) // 1024
+        if node:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            size = status.partition("VmRSS:")[2].split()[0]
+            found[node[1]] = int(size) // 1024
     return found
 
 
 def lab_processes(home: Path) -> list[Process]:
-    """The processes that name the lab's directories, and all that descend from them: the room, and SSH's masters."""
+    """The processes that name the lab's directories, and their descendants: the room, and SSH's masters."""
     everything = all_processes()
     found = {process for process in everything if str(home) in process.command}
     while True:
@@ -319,13 +327,14 @@ def lab_mounts(home: Path) -> set[str]:
 
 
 def what_is_left(home: Path, during: list[Process], mounts: set[str]) -> dict[str, list[str]]:
-    """What of the lab is still there. A process that is gone a second later was on its way out, and says so."""
+    """What of the lab is still there. A process that is gone a second later was on its way out."""
     at_once = remaining_processes(home, during)
     if at_once:
         time.sleep(1)
     later = remaining_processes(home, during)
     return {
-        "processes": [str(process) if process in later else f"{process} (gone a second later)" for process in at_once],
+        "processes": [f"{process}{'' if process in later else ' (gone a second later)'}"
+                      for process in at_once],
         "mounts": sorted(lab_mounts(home) - mounts),
         "files": [str(path.relative_to(home)) for path in sorted(home.rglob("*"))
                   if not path.is_dir() or path.name == LAB],
@@ -338,22 +347,21 @@ def remaining_processes(home: Path, during: list[Process]) -> list[Process]:
     return [process for process in all_processes() if (process.pid, process.start) in known]
 
 
-# ---- What is printed -----------------------------------------------------------------------------------------
+# ---- What is printed -------------------------------------------------------------------------------------
 
 
 def print_circumstances(path: Path, planned: plan.Plan, accelerator: Accel) -> None:
     """What was measured, where, and what may disturb it."""
     print(f"Cold up of '{path.stem}': {len(planned.nodes)} nodes, {planned.guest.name}, {accelerator}, "
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
-    others = sum(accel.EMULATOR in process.command for process in all_processes())
+    others = sum(process.command.partition(" ")[0].endswith(accel.EMULATOR) for process in all_processes())
     if others:
-        print(f"Beware: {others} processes with {accel.EMULATOR} on their command line run here already, and "
-              "disturb these figures.")
+        print(f"Beware: {others} other virtual machines run here already, and disturb these figures.")
     if not any((paths.cache() / "libvirt").rglob("*.xml")):
-        print("Beware: libvirt has not asked QEMU for its capabilities yet; the first 'up' includes that, once.")
-    print("The floor ends when cloud-init is done on every guest. 'labctl up' does more: keys, disks and seeds, a "
-          "room\nwith its libvirtd; then SSH to every node, its units active, the VIP's one holder, and an answer "
-          "from the VIP.\n", flush=True)
+        print("Beware: libvirt does not know QEMU's capabilities yet; the first 'up' includes asking, once.")
+    show("The floor ends when cloud-init is done on every guest. 'labctl up' does more: before, keys, disks,\n"
+         "seeds and a room with its libvirtd; after, SSH to every node, its units active, each VIP with its\n"
+         "one holder, and an answer from each VIP to the client.\n")
 
 
 def print_summary(planned: plan.Plan, floors: list[float], visits: list[Visit]) -> None:
@@ -372,7 +380,7 @@ def print_summary(planned: plan.Plan, floors: list[float], visits: list[Visit]) 
     for node in planned.nodes:
         largest = max((visit.memory.get(node.name, 0) for visit in visits), default=0)
         limit = str(MEMORY_LIMIT + max(0, node.memory - 384))
-        print(f"  {node.name:20} {largest or 'not found':>10}{'':9}{limit:>9}   with {node.memory} MiB of its own")
+        print(f"  {node.name:22}{largest or 'not found':>9}{'':9}{limit:>9}   guest: {node.memory} MiB")
 
     print("\nLeft after down:")
     for kind in ("processes", "mounts", "files"):

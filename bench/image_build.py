@@ -1,4 +1,4 @@
-"""The time of `labctl image build` into an empty store, and the size of what it makes; the store is removed after."""
+"""The time of `labctl image build` into an empty store, and the size of what it makes."""
 
 import argparse
 import os
@@ -26,6 +26,9 @@ def main() -> int:
         options = ["--mirror", arguments.mirror] if arguments.mirror else []
         seconds, code = build([arguments.guest, *options], home)
         if code:
+            for log in home.glob("cache/labctl/build-*.log"):
+                print("The end of that log:", *log.read_text(errors="replace").splitlines()[-10:],
+                      sep="\n  ", file=sys.stderr)
             return code
         print(f"labctl image build {arguments.guest}: {seconds:.1f} s (limit {LIMIT} s)")
         print_sizes(home / "data" / "labctl" / "images" / arguments.guest)
@@ -33,7 +36,7 @@ def main() -> int:
 
 
 def build(words: list[str], home: Path) -> tuple[float, int]:
-    """Run the build with its store, its log and its labs in `home`; the seconds it took, and its exit code."""
+    """Run the build with its store, log and labs in `home`; the seconds it took, and its exit code."""
     environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "XDG_CACHE_HOME": str(home / "cache"),
                    "XDG_STATE_HOME": str(home / "state")}
     before = time.monotonic()

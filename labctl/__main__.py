@@ -29,7 +29,7 @@ def _run() -> int:
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else COULD_NOT_RUN
         if code == INTERRUPTED:
-            print("labctl: interrupted; what was begun has been taken back.", file=sys.stderr)
+            print("labctl: interrupted.", file=sys.stderr)
         return code
     except LabError as error:
         print(f"labctl: {error.message}", file=sys.stderr)
@@ -41,7 +41,7 @@ def _run() -> int:
             return _bug()
         print(f"labctl: '{error.filename}': {error.strerror}.", file=sys.stderr)
         return COULD_NOT_RUN
-    except Exception:  # noqa: BLE001 (the last stop for bugs)
+    except Exception:
         return _bug()
     return 0
 

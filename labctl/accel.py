@@ -1,5 +1,6 @@
 """Is there hardware acceleration that works? Found out by running a guest, not by looking at /dev/kvm."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from labctl.domain import Accel
 from labctl.errors import LabError
 from labctl.process import CommandError, run
 
-EMULATOR = "qemu-system-x86_64"
+EMULATORS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
+"""QEMU's usual name, and where Enterprise Linux hides it."""
 _LIMIT = 2.0
 """Seconds; a working KVM needs a tenth of it. One that emulates every instruction is no acceleration."""
 _PASSED = 85
@@ -44,7 +46,7 @@ def choose(wanted: str) -> tuple[Accel, str]:
         return "kvm", ""
     if wanted == "kvm":
         raise LabError(f"KVM does not work here: {problem}.", hint="'labctl doctor' says more; '--accel tcg' emulates.")
-    return "tcg", f"KVM does not work here ({problem}); emulating with TCG, which is about ten times slower."
+    return "tcg", f"KVM does not work here ({problem}); emulating with TCG, about ten times slower."
 
 
 def kvm_problem() -> str:
@@ -68,12 +70,17 @@ def kvm_problem() -> str:
     return problem
 
 
+def emulator() -> str | None:
+    """QEMU's program, where it is installed."""
+    return next(filter(None, map(shutil.which, EMULATORS)), None)
+
+
 def _runs() -> bool:
     with tempfile.TemporaryDirectory() as directory:
         disk = Path(directory) / "probe.img"
         disk.write_bytes(_BOOT_CODE.ljust(510, b"\0") + b"\x55\xaa")
-        argv = [EMULATOR, "-accel", "kvm", "-cpu", "host", "-m", "32", "-nodefaults", "-no-user-config",
-                "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
+        argv = [emulator() or EMULATORS[0], "-accel", "kvm", "-cpu", "host", "-m", "32", "-nodefaults",
+                "-no-user-config", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
                 "-drive", f"file={disk},format=raw"]
         try:
             return run(argv, check=False, timeout=_LIMIT).returncode == _PASSED

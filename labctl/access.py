@@ -14,7 +14,8 @@ def known_hosts(plan: Plan, keys: Keys) -> str:
 def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, proxy: str | None) -> str:
     """An ssh_config with a Host per node.
 
-    `control` is the directory of the shared connections' sockets: a handshake costs a second under TCG.
+    `control` is the directory of the shared connections' sockets: a handshake costs a second under TCG. They
+    are called after the nodes' addresses, because a socket's path has to be short.
     `proxy` is the command that carries a connection into the room, with %h and %p; None where the nodes'
     addresses can be reached as they are.
     """
@@ -36,7 +37,7 @@ def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, prox
         "  ServerAliveInterval 5",
         "  ServerAliveCountMax 6",
         "  ControlMaster auto",
-        f'  ControlPath "{control}/%C"',
+        f'  ControlPath "{control}/%h"',
         "  ControlPersist 10m",
     ]
     if proxy:

@@ -1,6 +1,7 @@
 """Run the suite in tests/labs against a lab, and say plainly what came of it."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ class _Report:
             self._unknown += 1
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> object:  # noqa: ARG002
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None],
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell a check that failed from one that could not be made: anything but a failed assertion."""
         report = yield
         if call.excinfo is not None and not call.excinfo.errisinstance((AssertionError, pytest.fail.Exception)):

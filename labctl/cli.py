@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +13,10 @@ from rich.console import Console
 from labctl import accel as acceleration
 from labctl import catalog, config, display, guests, lab, paths, plan, process, store, targets, topology
 from labctl.errors import InputError, LabError
+from labctl.steps import Step
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  context_settings={"help_option_names": ["-h", "--help"]},
+                  context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LABCTL"},
                   help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
 image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
 app.add_typer(image_app, name="image")
@@ -24,7 +25,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-class Output(str, Enum):
+class Output(StrEnum):
     """How a result is printed."""
 
     table = "table"
@@ -32,14 +33,14 @@ class Output(str, Enum):
     yaml = "yaml"
 
 
-class DataOutput(str, Enum):
+class DataOutput(StrEnum):
     """How data is printed."""
 
     json = "json"
     yaml = "yaml"
 
 
-class Accel(str, Enum):
+class Accel(StrEnum):
     """What runs the guests."""
 
     auto = "auto"
@@ -127,18 +128,23 @@ def up(
 ) -> None:
     """Start a lab, and return when it serves."""
     planned = _plan(topology_, name, guest)
-    chosen, remark = ("kvm", "") if host and accel is Accel.auto else acceleration.choose(accel.value)
+    chosen, remark = acceleration.choose(accel.value)
     progress = display.LiveProgress(err, planned.nodes) if err.is_terminal else display.PlainProgress(err)
     with progress:
         if remark:
             progress.say(remark)
         started = lab.up(planned, chosen, host, progress, limit=timeout, keep=keep)
     suffix = "" if len(lab.names()) == 1 else f" {started.name}"
-    err.print(f"\nThe lab '{started.name}' serves. Next:\n"
-              f"  labctl test{suffix}        check that it does what it should\n"
-              f"  labctl ssh {_target(started, planned.nodes[0].name)}     look around on a node\n"
-              f"  labctl steps {started.name}    what was done to the nodes, and why\n"
-              f"  labctl down{suffix}        remove it", markup=False)
+    hints = {
+        f"labctl test{suffix}": "check that it does what it should",
+        f"labctl ssh {_target(started, planned.nodes[0].name)}": "look around on a node",
+        f"labctl steps {started.name}": "what was done to the nodes, and why",
+        f"labctl down{suffix}": "remove it",
+    }
+    width = max(map(len, hints))
+    err.print(f"\nThe lab '{started.name}' serves. Next:", markup=False)
+    for command, purpose in hints.items():
+        err.print(f"  {command:<{width}}  {purpose}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -169,8 +175,7 @@ def list_(
     """List the labs that are up, or the topologies there are."""
     rows: list[dict[str, Any]]
     if topologies:
-        found = {name: catalog.load(path) for name, path in catalog.names().items()}
-        rows = [{"topology": name, "nodes": len(item.nodes), "title": item.title} for name, item in found.items()]
+        rows = [_topology_row(name, path) for name, path in catalog.names().items()]
     else:
         labs = [lab.open_lab(name) for name in lab.names()]
         rows = [{"lab": item.name, "state": _state(item), "nodes": len(item.plan.nodes),
@@ -178,9 +183,18 @@ def list_(
     if output is not Output.table:
         _data(rows, output)
     elif rows:
-        display.table(out, [column.upper() for column in rows[0]], [[str(cell) for cell in row.values()] for row in rows])
+        cells = [[str(cell) for cell in row.values()] for row in rows]
+        display.table(out, [column.upper() for column in rows[0]], cells)
     else:
         err.print("No lab is up. 'labctl list --topologies' shows what could be started.")
+
+
+def _topology_row(name: str, path: Path) -> dict[str, Any]:
+    try:
+        parsed = catalog.load(path)
+        return {"topology": name, "nodes": len(parsed.nodes), "title": parsed.title}
+    except LabError:
+        return {"topology": name, "nodes": 0, "title": f"has problems; 'labctl lint {path}' shows them"}
 
 
 @app.command()
@@ -193,7 +207,8 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
                   "addresses": {interface.network: str(interface.address) for interface in node.interfaces},
                   "steps": [step.name for step in node.steps]} for node in found.plan.nodes]
         _data({"version": 1, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
-               "accel": found.record.accel, "host": found.record.host, "plan": found.plan.digest, "nodes": nodes}, output)
+               "accel": found.record.accel, "host": found.record.host, "plan": found.plan.digest, "nodes": nodes},
+              output)
         return
     out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
               f"{_state(found)}", markup=False, soft_wrap=True)
@@ -290,7 +305,7 @@ def undo(step: Annotated[str, typer.Argument(help="NODE/STEP, or LAB/NODE/STEP."
     found.undo(node, chosen)
 
 
-def _step(target: str) -> tuple[lab.Lab, plan.PlannedNode, plan.Step]:
+def _step(target: str) -> tuple[lab.Lab, plan.PlannedNode, Step]:
     node_name, _, name = target.rpartition("/")
     if not node_name:
         raise LabError(f"'{target}' is no step; steps are called NODE/STEP.", hint="'labctl steps LAB' shows them.")
@@ -348,7 +363,8 @@ def steps(
     guest: GuestOption = None,
 ) -> None:
     """Print what a person would type on the nodes, and why, as a readable sheet."""
-    planned = lab.open_lab(name).plan if name in lab.names() and not guest else _plan(name, None, guest)
+    running = lab.open_lab(name).plan if name in lab.names() else None
+    planned = running if running and guest in (None, running.guest.name) else _plan(name, None, guest)
     display.sheet(planned, [planned.node(node)] if node else planned.nodes, typer.echo)
 
 
@@ -364,8 +380,10 @@ def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Top
             typer.echo(f"{file}: fine, {len(parsed.nodes)} nodes, {len(parsed.services)} services")
         except InputError as error:
             failures.append(error.message)
+        except LabError as error:
+            failures.append(f"{file}: {error.message} {error.hint}")
     if failures:
-        raise LabError("\n".join(failures), hint="The language is described in docs/topology.md.")
+        raise LabError("\n".join(failures), hint="'labctl schema' prints what a topology may contain.")
 
 
 @app.command()

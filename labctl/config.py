@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from labctl import paths
-from labctl.errors import InputError, Problem
+from labctl.errors import InputError, LabError, Problem
 from labctl.site import Line, Model, Name
 from labctl.yamlfile import read_file
 
@@ -22,7 +22,12 @@ def load() -> Config:
     path = paths.config_file()
     if not path.exists():
         return Config()
-    document = read_file(path)
+    try:
+        document = read_file(path)
+    except OSError as error:
+        raise LabError(f"'{path}' cannot be read: {error.strerror}.") from None
+    if document.data is not None and not isinstance(document.data, dict):
+        raise InputError(path, [Problem(1, "the settings are a mapping such as 'guest: debian-12'.")])
     try:
         return Config.model_validate(document.data or {})
     except ValidationError as error:

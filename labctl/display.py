@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from labctl.plan import Plan, PlannedNode
 from labctl.progress import GATES, Gate
@@ -34,6 +35,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
+    grid.width = console.measure(grid, options=console.options.update(width=10_000)).maximum
     console.print(grid, soft_wrap=True)
 
 
@@ -88,15 +90,16 @@ class LiveProgress:
 
     def _render(self) -> Table:
         grid = Table.grid(padding=(0, 2))
+        style = Text.from_markup
         now = time.monotonic()
         for node, gate in self._gates.items():
             passed = GATES.index(gate) + 1 if gate else 0
             bar = "[green]" + "●" * passed + "[/][dim]" + "○" * (len(GATES) - passed) + "[/]"
             if passed == len(GATES):
-                grid.add_row("[green]✓[/]", node, bar, "[green]serving[/]", "")
+                grid.add_row(style("[green]✓[/]"), Text(node), style(bar), style("[green]serving[/]"), "")
             else:
                 seconds = f"[dim]{now - self._since[node]:.0f} s[/]"
-                grid.add_row(self._spinner, node, bar, _WORKING[GATES[passed]], seconds)
+                grid.add_row(self._spinner, Text(node), style(bar), Text(_WORKING[GATES[passed]]), style(seconds))
         return grid
 
 

@@ -50,6 +50,8 @@ def examine() -> list[Finding]:
 def _programs() -> Iterator[Finding]:
     for program, (debian, fedora) in _PACKAGES.items():
         path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if program == accel.EMULATORS[0]:
+            path = accel.emulator()
         if path:
             yield Finding(program, "fine", path)
         else:

@@ -216,7 +216,7 @@ def _make_directory(lab: Lab) -> None:
 def _write_access(lab: Lab) -> None:
     keys = _read_keys(lab.directory / "keys", lab.plan)
     sockets = paths.sockets(lab.name)
-    sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    room.make_sockets_directory(sockets)
     hosts_file = lab.directory / "known_hosts"
     hosts_file.write_text(access.known_hosts(lab.plan, keys))
     identity = lab.directory / "keys" / "login"

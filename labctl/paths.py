@@ -27,7 +27,7 @@ def sockets(name: str) -> Path:
     """A lab's sockets: apart, because a socket's path has room for 107 bytes only."""
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     if not Path(runtime).is_dir():
-        runtime = f"/tmp/labctl-runtime-{os.getuid()}"  # noqa: S108 (whoever makes it checks whose it is)
+        runtime = f"/tmp/labctl-runtime-{os.getuid()}"  # Whoever makes it checks whose it is.
     return Path(runtime) / _APP / name
 
 

@@ -158,18 +158,13 @@ def _base(topology: Topology) -> Iterator[Placement]:
 
 def _steps(placements: list[tuple[str | None, Placement]], guest: Guest) -> list[Step]:
     """Render one node's steps: the same step from two services is one; different ones get the service's name."""
-    unique = []
+    unique: list[tuple[str | None, Placement]] = []
     for service, placement in placements:
         if not any(placement == other for _, other in unique):
             unique.append((service, placement))
-    kinds = [placement.step for _, placement in unique]
-    steps = []
-    for service, placement in unique:
-        name = placement.step.rpartition("/")[2]
-        if kinds.count(placement.step) > 1:
-            name = f"{name}-{service}"
-        steps.append(render(placement, name, service, guest))
-    return steps
+    names = [placement.step.rpartition("/")[2] for _, placement in unique]
+    return [render(placement, name if names.count(name) == 1 else f"{name}.{service}", service, guest)
+            for (service, placement), name in zip(unique, names, strict=True)]
 
 
 def _mac(lab: str, node: str, network: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,8 @@ def run(
     stdin: str | None = None,
     check: bool = True,
     timeout: float | None = None,
-    env: Mapping[str, str] | None = None,
-    output: IO[bytes] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return what it printed; with `output`, all of it goes to that file.
+    """Run a program to its end and return what it printed.
 
     `timeout` is in seconds. Raises CommandError if it is missing, too slow or (with `check`) fails.
     """
@@ -35,9 +34,8 @@ def run(
     log.debug("%s", command)
     try:
         result = subprocess.run(
-            words, input=stdin, timeout=timeout, env={**os.environ, **(env or {})}, text=True, errors="replace",
-            stdin=subprocess.DEVNULL if stdin is None else None, check=False,
-            stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT if output else subprocess.PIPE,
+            words, input=stdin, timeout=timeout, capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL if stdin is None else None,
         )
     except FileNotFoundError:
         raise _missing(words[0]) from None
@@ -48,6 +46,23 @@ def run(
         reason = said[-1] if said else "it said nothing"
         raise CommandError(f"The command '{command}' failed with status {result.returncode}: {reason}")
     return result
+
+
+def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str]) -> int:
+    """Run a long script with its output in a file; returns its status.
+
+    If labctl is interrupted, everything the script has started is ended with it, and may clean up first.
+    """
+    words = [str(word) for word in argv]
+    log.debug("%s", shlex.join(words))
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                               start_new_session=True, env={**os.environ, **environment})
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
 
 
 def spawn(argv: Sequence[str | Path], output: Path) -> subprocess.Popen[bytes]:
@@ -67,7 +82,7 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
     words = [str(word) for word in argv]
     log.debug("exec %s", shlex.join(words))
     try:
-        os.execvp(words[0], words)  # noqa: S606
+        os.execvp(words[0], words)
     except FileNotFoundError:
         raise _missing(words[0]) from None
 

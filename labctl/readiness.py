@@ -94,9 +94,10 @@ class Gates:
 
     def _reachable(self, node: PlannedNode) -> None:
         seen_running = False
+        refusal = "it does not answer SSH"
 
         def answers() -> bool:
-            nonlocal seen_running
+            nonlocal seen_running, refusal
             if self._cancelled.is_set():
                 raise _Cancelled
             state = self._provider.states().get(node.name)
@@ -110,11 +111,12 @@ class Gates:
                 raise self._failure(node, "booting", cause)
             try:
                 return self._ssh.run(node.name, "true", _ATTEMPT_SECONDS).returncode == 0
-            except Unreachable:
+            except Unreachable as error:
+                refusal = error.message.rstrip(".")
                 return False
 
         if not until(answers, self._deadline(_SSH_SECONDS), interval=1.0):
-            raise self._failure(node, "ssh", "it does not answer SSH; it may still be booting")
+            raise self._failure(node, "ssh", f"{refusal}; it may still be booting")
 
     def _configured(self, node: PlannedNode) -> None:
         result = "/run/cloud-init/result.json"

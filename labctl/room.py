@@ -25,6 +25,8 @@ _INIT = Path(__file__).with_name("room-init.sh")
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
 _SOCKET_PATH_MAX = 107
+_LONGEST_SOCKET = "255.255.255.255.0123456789abcdef"
+"""The name under which ssh makes the socket of a shared connection, before it renames it."""
 
 
 class Room(ABC):
@@ -89,12 +91,7 @@ class PrivateRoom(Room):
 
     def open(self, plan: Plan) -> None:
         """Start the room's first process and wait for its libvirtd."""
-        if len(str(self._sockets / "libvirt-admin-sock")) > _SOCKET_PATH_MAX:
-            raise LabError(f"The path '{self._sockets}' is too long for a socket.",
-                           hint="Use a shorter lab name (--name) or a shorter XDG_RUNTIME_DIR.")
-        _own_directory(self._sockets.parent.parent)
-        _own_directory(self._sockets.parent)
-        _own_directory(self._sockets)
+        make_sockets_directory(self._sockets)
         bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"
                    for network in plan.networks]
         user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
@@ -206,12 +203,22 @@ def _virtual_size(disk: Path) -> int:
         return int.from_bytes(file.read(32)[24:32], "big")
 
 
+def make_sockets_directory(directory: Path) -> None:
+    """Make a lab's directory for sockets. Raises LabError if its path is too long, or if it is somebody else's."""
+    if len(str(directory / _LONGEST_SOCKET)) > _SOCKET_PATH_MAX:
+        raise LabError(f"The path '{directory}' is too long for sockets.",
+                       hint="Use a shorter lab name (--name) or a shorter XDG_RUNTIME_DIR.")
+    for each in (directory.parent.parent, directory.parent, directory):
+        _own_directory(each)
+
+
 def _own_directory(directory: Path) -> None:
     """Make a directory that nobody else can enter. Raises LabError if it is somebody else's."""
     directory.mkdir(exist_ok=True, mode=0o700)
     status = directory.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise LabError(f"The directory '{directory}' is not yours alone.", hint=f"'chmod 700 {directory}' as its owner.")
+        raise LabError(f"The directory '{directory}' is not yours alone.",
+                       hint=f"'chmod 700 {directory}' as its owner.")
 
 
 def _start_time(pid: int) -> int:

@@ -1,9 +1,10 @@
 """The networks and machines of a lab: what services are placed on. Pure."""
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -12,6 +13,23 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]*$",
                                         min_length=1, max_length=100)]
 """One line of readable text."""
+
+
+MAX_NODES = 64
+
+
+def _only_text(kind: Any) -> Any:
+    def check(value: object) -> object:
+        # Python would take a number, and even a truth value, for an address.
+        if not isinstance(value, str | IPv4Address | IPv4Network):
+            raise PydanticCustomError(kind, "Input is no text")
+        return value
+
+    return check
+
+
+Address = Annotated[IPv4Address, BeforeValidator(_only_text("ip_v4_address"))]
+Subnet = Annotated[IPv4Network, BeforeValidator(_only_text("ip_v4_network"))]
 
 
 class Model(BaseModel):
@@ -23,8 +41,8 @@ class Model(BaseModel):
 class Network(Model):
     """A host-only Ethernet segment: no DHCP and no uplink."""
 
-    subnet: IPv4Network
-    host: IPv4Address | None = None
+    subnet: Subnet
+    host: Address | None = None
     """The physical machine's address on it; without one the machine is not on this network."""
 
 
@@ -32,7 +50,7 @@ class Node(BaseModel):
     """A virtual machine. Every key that is not a field below is a network with the node's address on it."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, IPv4Address] = Field(init=False)
+    __pydantic_extra__: dict[str, Address] = Field(init=False)
 
     memory: int | None = Field(default=None, ge=128, le=65536)
     """MiB; the guest's own default where it is not given."""
@@ -50,7 +68,7 @@ class Site(Model):
     """Networks and nodes."""
 
     networks: dict[Name, Network] = Field(min_length=1, max_length=8)
-    nodes: dict[Name, Node] = Field(min_length=1, max_length=64)
+    nodes: dict[Name, Node] = Field(min_length=1, max_length=MAX_NODES)
 
     def network_of(self, address: IPv4Address) -> str | None:
         """The name of the network whose subnet holds `address`."""

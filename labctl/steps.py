@@ -27,10 +27,10 @@ class Template(Model):
 
     title: str
     why: str
-    write_files: list[File] = []
-    runcmd: list[str] = []
+    write_files: list[File] = Field(default_factory=list)
+    runcmd: list[str] = Field(default_factory=list)
     undo: list[str] = Field(min_length=1)
-    units: list[str] = []
+    units: list[str] = Field(default_factory=list)
     """What has to be active once the step is done."""
 
 
@@ -45,8 +45,9 @@ class Step(Template):
     """The service that asked for it; None for what every node gets."""
 
 
+# Shell and configuration files, not HTML: nothing is escaped.
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
-                            lstrip_blocks=True, autoescape=False)  # noqa: S701 (shell and config files, no HTML)
+                            lstrip_blocks=True, autoescape=False)
 
 
 def render(placement: Placement, name: str, service: str | None, guest: Guest) -> Step:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from labctl import paths
 from labctl.errors import LabError
 from labctl.guests import Guest
-from labctl.process import CommandError, run
+from labctl.process import CommandError, run, run_script
 from labctl.resources import IMAGES
 from labctl.site import Model
 
@@ -174,8 +174,8 @@ def _run_recipe(guest: Guest, recipe: Path, work: Path, mirror: str, log: Path) 
     mirror = mirror.rstrip("/")
     with log.open("wb") as output:
         environment = {"MIRROR": mirror, "SECURITY_MIRROR": f"{mirror}-security"}
-        result = run(["sh", recipe, work], check=False, env=environment, output=output)
-    if result.returncode:
+        status = run_script(["sh", recipe, work], output, environment)
+    if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         if any(sign in line for line in lines for sign in _UNREACHABLE):
             raise CommandError(f"The image of '{guest.name}' could not be built: the mirror '{mirror}' could not be "

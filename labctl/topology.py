@@ -41,8 +41,7 @@ def parse(text: str, file: str | Path) -> Topology:
     findings = _findings(topology) if topology else _partial_findings(document.data, details)
     problems += [Problem(document.line_of(finding.location), finding.message) for finding in findings]
     if problems or topology is None:
-        raise InputError(file, problems, hint="The language is described in docs/topology.md; "
-                                              "'labctl schema' prints its JSON Schema.")
+        raise InputError(file, problems, hint="'labctl schema' prints what a topology may contain.")
     return topology
 
 
@@ -51,6 +50,10 @@ def json_schema() -> dict[str, Any]:
     schema = Topology.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "labctl topology"
+    for model in (schema, *schema["$defs"].values()):
+        for value in model.get("properties", {}).values():
+            if "patternProperties" in value:
+                value["additionalProperties"] = False
     return schema
 
 
@@ -95,6 +98,8 @@ def _site_findings(site: Site) -> Iterator[Finding]:
                       for name, network in site.networks.items() if network.host}
     for name, node in site.nodes.items():
         here: Location = ("nodes", name)
+        if name.lower() == "localhost":
+            yield Finding(here, "'localhost' is every machine's name for itself.")
         if name.lower() in seen_names:
             yield Finding(here, f"'{name}' and '{seen_names[name.lower()]}' are the same host name.")
         seen_names[name.lower()] = name
@@ -143,7 +148,7 @@ def _is_host(address: IPv4Address, subnet: IPv4Network) -> bool:
 # ---- Pydantic's errors in our words ------------------------------------------------------------------
 
 
-def _problem(detail: ErrorDetails, document: Document) -> Problem:
+def _problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa: PLR0912 (one branch per kind of error)
     location = _location_in_file(detail["loc"], document)
     where = ".".join(str(part) for part in location) or "the file"
     last = str(detail["loc"][-1]) if detail["loc"] else ""
@@ -169,23 +174,39 @@ def _problem(detail: ErrorDetails, document: Document) -> Problem:
                 known = [*_mapping_keys(document.data.get("networks")), *Node.model_fields]
                 text = text if last in known else f"unknown key '{last}' in {_place(location[:-1])}. " \
                                                   f"{did_you_mean(last, known)}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            text = f"{where}: has to be a mapping, not {_given(detail['input'])}."
+        case "list_type":
+            text = f"{where}: has to be a list, not {_given(detail['input'])}."
+        case "too_short":
+            text = f"{where}: is empty."
+        case "too_long":
+            text = f"{where}: has more than {context['max_length']} entries."
         case "value_error":
             text = f"{where}: {context['error']}."
         case _:
             message = detail["msg"][:1].lower() + detail["msg"][1:]
-            given = repr(detail["input"]) if isinstance(detail["input"], str | int | float | None) else "a " + (
-                "list" if isinstance(detail["input"], list) else "mapping")
-            text = f"{where}: {message}, not {given[:60]}."
+            text = f"{where}: {message}, not {_given(detail['input'])}."
     return Problem(document.line_of(location), text)
 
 
 def _location_in_file(loc: tuple[int | str, ...], document: Document) -> Location:
     """Drop what pydantic adds to a location: a union's tag, '[key]', the name of a missing field."""
     location: Location = ()
-    for part in loc:
+    for position, part in enumerate(loc):
+        if position == 2 and loc[0] == "services":
+            continue  # The type, which tells the union's members apart; it is not in the file.
         if (*location, part) in document.lines:
             location = (*location, part)
     return location
+
+
+def _given(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "a mapping"
+    return (repr(value) if isinstance(value, str) else str(value))[:60]
 
 
 def _place(location: Location) -> str:

@@ -13,6 +13,7 @@ Location: TypeAlias = tuple[str | int, ...]
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
+_MAX_DIGITS = 20
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Document:
 
 
 class _Refused(Exception):
-    def __init__(self, mark: yaml.Mark | None, message: str) -> None:
+    def __init__(self, mark: Any, message: str) -> None:
         super().__init__(message)
         self.problem = Problem(mark.line + 1 if mark else 1, message)
 
@@ -75,8 +76,9 @@ def _refuse_exotic(text: str) -> None:
                 raise _Refused(event.start_mark, "only one YAML document is allowed in a file.")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _Refused(event.start_mark, "anchors and aliases are not allowed; write the value out.")
-        if getattr(event, "tag", None):
-            raise _Refused(event.start_mark, f"the tag '{event.tag}' is not allowed.")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise _Refused(event.start_mark, f"the tag '{tag}' is not allowed.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -100,7 +102,10 @@ def _build(node: yaml.Node, location: Location, document: Document) -> Any:
             document.lines[(*location, key)] = key_node.start_mark.line + 1
             result[key] = _build(value_node, (*location, key), document)
         return result
+    shown = f"'{node.value[:40]}…'" if len(node.value) > 40 else f"'{node.value}'"
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MAX_DIGITS:
+        raise _Refused(node.start_mark, f"{shown} is not a value: a number has at most {_MAX_DIGITS} digits.")
     try:
-        return yaml.constructor.SafeConstructor().construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
     except (ValueError, OverflowError) as error:
-        raise _Refused(node.start_mark, f"'{node.value}' is not a value: {error}.") from None
+        raise _Refused(node.start_mark, f"{shown} is not a value: {error}.") from None

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from labctl.services.base import Finding, Placement, Service, unknown_nodes
-from labctl.site import Name, Site
+from labctl.site import MAX_NODES, Name, Site
 
 PORT = 80
 
@@ -15,7 +15,7 @@ class Httpd(Service):
     """A web server on each of the nodes; its page is the node's name."""
 
     type: Literal["httpd"]
-    nodes: list[Name] = Field(min_length=1)
+    nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""

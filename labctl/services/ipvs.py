@@ -1,13 +1,12 @@
 """A virtual service of the kernel's load balancer, direct routing (LVS-DR). Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from labctl.services.base import Finding, Frontend, Placement, Service, unknown_nodes
-from labctl.site import Model, Name, Site
+from labctl.site import MAX_NODES, Address, Model, Name, Site
 
 ADVERT = 1
 """Seconds between two VRRP advertisements."""
@@ -57,12 +56,12 @@ class Ipvs(Service):
     """One virtual address and port, spread over real servers."""
 
     type: Literal["ipvs"]
-    vip: IPv4Address
+    vip: Address
     port: int = Field(ge=1, le=65535)
     forward: Literal["dr"]
     scheduler: Literal["rr", "wrr"]
     directors: Directors
-    real_servers: dict[Name, Annotated[int, Field(ge=1, le=65535)]] = Field(min_length=1)
+    real_servers: dict[Name, Annotated[int, Field(ge=1, le=65535)]] = Field(min_length=1, max_length=MAX_NODES)
     """Node to weight, in the order in which they are added."""
     check: Check = Check(type="tcp")
 
@@ -77,7 +76,7 @@ class Ipvs(Service):
             if server in directors:
                 yield Finding(("real_servers", server), f"'{server}' is a director of this service already.")
             elif server in site.nodes and not any(self.port in s.ports_on(server) for s in services.values()):
-                message = f"nothing serves port {self.port} on '{server}'; add it to an httpd service."
+                message = f"nothing serves port {self.port} on '{server}'; a service such as httpd has to."
                 yield Finding(("real_servers", server), message, needs_all=True)
 
     def _address_findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
@@ -98,12 +97,20 @@ class Ipvs(Service):
             yield Finding(("vip",), f"{self.vip} is the network or broadcast address of {subnet.subnet}.")
         if self.vip == subnet.host:
             yield Finding(("vip",), f"{self.vip} is the physical machine's address on '{network}'.")
+        yield from self._segment_findings(site, network)
+
+    def _segment_findings(self, site: Site, network: str) -> Iterator[Finding]:
         for node in [*self.directors.nodes, *self.real_servers]:
             if node in site.nodes and network not in site.nodes[node].addresses:
                 key: tuple[str, ...] = ("real_servers", node) if node in self.real_servers else ("directors",)
                 message = (f"'{node}' is not on '{network}', the VIP's segment; direct routing only changes the "
                            "destination MAC address, so all have to share one segment.")
                 yield Finding(key, message)
+        for client in site.clients():
+            if network not in site.nodes[client].addresses:
+                yield Finding(("vip",), f"the client '{client}' is not on '{network}' and could not reach {self.vip}.")
+            if client in self.directors.nodes or client in self.real_servers:
+                yield Finding((), f"the client '{client}' is part of the service; checks need one outside of it.")
 
     def placements(self, site: Site, name: str, index: int) -> Iterator[Placement]:  # noqa: ARG002
         """See the base class."""

@@ -49,8 +49,16 @@ class Observer:
         self.lab = lab
         self.plan = lab.plan
         self.host = host
-        self.client_node = lab.plan.clients()[0]
-        self.client = host(self.client_node.name)
+
+    @property
+    def client_node(self) -> PlannedNode:
+        """The node that requests come from."""
+        return self.plan.clients()[0]
+
+    @property
+    def client(self) -> Host:
+        """The same as a testinfra host."""
+        return self.host(self.client_node.name)
 
     # ---- Requests -----------------------------------------------------------------------------------------
 

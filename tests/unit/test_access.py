@@ -42,7 +42,7 @@ def test_host_keys_are_checked_against_the_labs_own_file() -> None:
     assert common["IdentityFile"] == '"/l a b/id"'
     assert common["IdentitiesOnly"] == "yes"
     assert common["PasswordAuthentication"] == "no"
-    assert common["ControlPath"] == '"/run/s/%C"'
+    assert common["ControlPath"] == '"/run/s/%h"'
 
 
 def test_a_room_is_entered_by_a_proxy_and_other_labs_need_none() -> None:

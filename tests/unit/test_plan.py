@@ -110,10 +110,10 @@ def test_steps_follow_the_services() -> None:
 
 
 @pytest.mark.parametrize(("text", "node", "expected"), [
-    (BASE, "lvs", ["hosts", "vip-web", "rules-web", "vip-shop", "rules-shop"]),
-    (KEEPALIVED, "lvs", ["hosts", "keepalived-web", "keepalived-shop"]),
-    (KEEPALIVED, "out", ["hosts", "keepalived-web", "keepalived-shop"]),
-    (KEEPALIVED, "rs1", ["hosts", "page", "httpd", "arp", "vip-lo-web", "vip-lo-shop"]),
+    (BASE, "lvs", ["hosts", "vip.web", "rules.web", "vip.shop", "rules.shop"]),
+    (KEEPALIVED, "lvs", ["hosts", "keepalived.web", "keepalived.shop"]),
+    (KEEPALIVED, "out", ["hosts", "keepalived.web", "keepalived.shop"]),
+    (KEEPALIVED, "rs1", ["hosts", "page", "httpd", "arp", "vip-lo.web", "vip-lo.shop"]),
 ])
 def test_a_step_that_two_services_share_is_one_and_others_say_whose_they_are(
         text: str, node: str, expected: list[str]) -> None:

@@ -18,8 +18,8 @@ from labctl.plan import Plan
 # Text with much more YAML in it than chance would give.
 WORDS = [
     *("title", "networks", "nodes", "services", "type", "httpd", "ipvs", "lan", "subnet", "host", "rs1"),
-    *("client", "vip", "directors", "keepalived", "ipvsadm", "real_servers", "check", "tcp", "memory", "cpus"),
-    *("<<", "=", "10.10.10.0/24", "10.10.10.12", "no", "~", "0x1f", "1_0", "1:30", "2020-01-01", ".inf"),
+    *("client", "vip", "directors", "keepalived", "ipvsadm", "real_servers", "check", "tcp", "memory"),
+    *("cpus", "<<", "=", "10.10.10.0/24", "10.10.10.12", "no", "~", "0x1f", "1_0", "1:30", "2020-01-01", ".inf"),
     *("!!str", "&a", "*a", "---", "...", "%YAML 1.1", "|", ">", "? ", "- ", ": ", "\n", "\n  ", "\n    "),
     *("{", "}", "[", "]", ", ", "'", '"', "#"),
 ]

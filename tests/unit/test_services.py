@@ -60,10 +60,11 @@ def test_the_interface_is_the_one_on_the_vips_segment() -> None:
 
 
 def test_the_first_keepalived_director_is_master_with_the_highest_priority() -> None:
-    text = changed("keepalived: [lvs, out]", "keepalived: [out, lvs, client]", KEEPALIVED)
+    text = changed("keepalived: [lvs, out]", "keepalived: [out, lvs, third]", KEEPALIVED)
+    text = text.replace("  client: {", "  third: { lan: 10.10.10.51 }\n  client: {")
     directors = [p for p in placed(text, "web") if p.step == "ipvs/keepalived"]
     assert [(p.node, p.values["state"], p.values["priority"]) for p in directors] == \
-        [("out", "MASTER", 150), ("lvs", "BACKUP", 100), ("client", "BACKUP", 50)]
+        [("out", "MASTER", 150), ("lvs", "BACKUP", 100), ("third", "BACKUP", 50)]
 
 
 def test_each_service_has_a_virtual_router_of_its_own() -> None:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,6 +20,18 @@ from labctl import accel, store
 GUEST = "debian-12"
 PATIENCE = 1 if not accel.kvm_problem() else 10
 ROOT = Path(__file__).parents[2]
+
+
+TINY = """\
+title: A web server and its client
+networks:
+  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
+nodes:
+  web: { lan: 10.10.10.11, memory: 256 }
+  client: { lan: 10.10.10.12, memory: 256 }
+services:
+  site: { type: httpd, nodes: [web] }
+"""
 
 
 @dataclass
@@ -36,9 +52,13 @@ class Labctl:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start it; the caller ends it."""
-        return subprocess.Popen([sys.executable, "-m", "labctl", *arguments], text=True, stdin=subprocess.DEVNULL,
+        return subprocess.Popen(self.command(*arguments), text=True, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 env={**os.environ, **self.environment, **environment})
+
+    def command(self, *arguments: str) -> list[str]:
+        """Its command line."""
+        return [sys.executable, "-m", "labctl", *arguments]
 
     def __call__(self, *arguments: str, code: int | None = 0, timeout: float = 60 * PATIENCE,
                  **environment: str) -> Result:
@@ -52,7 +72,7 @@ class Labctl:
             assert process.returncode == code, f"labctl {' '.join(arguments)}: {process.returncode}\n{out}\n{err}"
         return Result(process.returncode, out, err)
 
-    def json(self, *arguments: str) -> object:
+    def json(self, *arguments: str) -> Any:
         """What it prints as JSON."""
         return json.loads(self(*arguments, "-o", "json").out)
 
@@ -73,6 +93,14 @@ class Labctl:
         return files + processes + mounts
 
 
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """A topology of two small nodes."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    return str(file)
+
+
 @pytest.fixture(scope="session")
 def image() -> store.Image:
     """The image that all labs run on; scripts/test has built it."""
@@ -80,14 +108,14 @@ def image() -> store.Image:
 
 
 @pytest.fixture(scope="session")
-def make_labctl(tmp_path_factory: pytest.TempPathFactory, image: store.Image) -> Iterator[object]:
+def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Labctl]]:
     """Makes labctl commands whose labs nobody else sees; takes down what they leave."""
     made: list[Labctl] = []
 
     def make() -> Labctl:
         base = tmp_path_factory.mktemp("xdg")
-        runtime = tmp_path_factory.mktemp("run")
-        runtime.chmod(0o700)
+        # Not below pytest's own directories: a socket's path has to be short.
+        runtime = Path(tempfile.mkdtemp(prefix="labctl-"))
         command = Labctl({"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "LABCTL_GUEST": GUEST},
                          {"state": base, "runtime": runtime})
         made.append(command)
@@ -96,23 +124,22 @@ def make_labctl(tmp_path_factory: pytest.TempPathFactory, image: store.Image) ->
     yield make
     for command in made:
         command("down", "--all", code=None)
+        shutil.rmtree(command.directories["runtime"])
 
 
 @pytest.fixture
-def labctl(make_labctl) -> Labctl:  # type: ignore[no-untyped-def]
+def labctl(make_labctl: Callable[[], Labctl]) -> Labctl:
     """A labctl of this test's own."""
     return make_labctl()
 
 
 @pytest.fixture(scope="session")
-def labs(make_labctl) -> Labctl:  # type: ignore[no-untyped-def]
+def labs(make_labctl: Callable[[], Labctl]) -> Labctl:
     """A labctl with two labs up that have the same addresses: lvs-dr and lvs-dr-keepalived."""
     command = make_labctl()
     names = ["lvs-dr-keepalived", "lvs-dr"]
-    starting = [command.start("up", name) for name in names]
-    for name, process in zip(names, starting, strict=True):
-        out, err = process.communicate(timeout=120 * PATIENCE)
-        assert process.returncode == 0, f"labctl up {name}\n{out}\n{err}"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: command("up", name, timeout=120 * PATIENCE), names))
     return command
 
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
+from conftest import GUEST, Labctl, failures
 
 from labctl import catalog, guests, plan
-
-from conftest import GUEST, Labctl, failures
 
 QUICK = "names or own_page or arp or spread"
 # The checks that notice each kind of step missing; all others have to stay green.
@@ -52,7 +51,8 @@ def test_undone_step_is_noticed(lab: str, step: str, kind: str, labs: Labctl, tm
 # What no step stands for, so that the remaining checks are seen to fail as well.
 SABOTAGE = [
     # A scheduler that sends one client to one server for ever.
-    ("lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr", "spread", "lvs/rules"),
+    ("lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr", "spread",
+     "lvs/rules"),
     # Masquerading instead of direct routing: the servers' replies bear the wrong address.
     ("lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m",
      "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -g", "packet_path", "rs1/vip-lo"),

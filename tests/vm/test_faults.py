@@ -3,13 +3,12 @@
 import os
 import signal
 import stat
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-
 from conftest import PATIENCE, Labctl
-from test_lifecycle import tiny as tiny
 
 # A program that fails, for each stage that starts one.
 STAGES = {
@@ -104,6 +103,37 @@ def test_not_enough_memory(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     result = labctl("up", str(greedy), code=2)
     assert "needs 131" in result.err
     assert "MiB of memory" in result.err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_not_enough_disk(labctl: Labctl, tiny: str) -> None:
+    """On a file system of its own that is too small for two disks."""
+    state = labctl.directories["state"]
+    command = labctl.command("up", tiny)
+    user = [] if os.getuid() == 0 else ["--map-root-user"]
+    result = subprocess.run(
+        ["unshare", "-m", *user, "sh", "-c", f'mount -t tmpfs -o size=200m tmpfs {state} && exec "$@"', "sh", *command],
+        env={**os.environ, **labctl.environment}, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "needs 800 MiB of disk" in result.stderr
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_image_build_is_interrupted(labctl: Labctl) -> None:
+    data = labctl.directories["state"] / "data"
+    process = labctl.start("image", "build", "debian-12", XDG_DATA_HOME=str(data), XDG_CACHE_HOME=str(data))
+    log = data / "labctl/build-debian-12.log"
+    deadline = time.monotonic() + 120
+    while not log.exists() or "downloading" not in log.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert [path.name for path in (data / "labctl/images").iterdir()] == [".lock"]
     assert labctl.leftovers() == []
 
 

@@ -5,27 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-
 from conftest import PATIENCE, Labctl
-
-TINY = """\
-title: A web server and its client
-networks:
-  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
-nodes:
-  web: { lan: 10.10.10.11, memory: 256 }
-  client: { lan: 10.10.10.12, memory: 256 }
-services:
-  site: { type: httpd, nodes: [web] }
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> str:
-    """A topology of two small nodes."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(TINY)
-    return str(file)
 
 
 @pytest.mark.vm
@@ -110,12 +90,16 @@ def test_a_check_that_cannot_be_made_is_not_a_failed_one(labs: Labctl) -> None:
 @pytest.mark.vm
 def test_from_up_to_nothing_left(labctl: Labctl, tiny: str) -> None:
     """Two instances of one topology; all of the second is gone after down, the first is as it was."""
-    starting = [labctl.start("up", tiny, "--name", name) for name in ("one", "two")]
+    one = labctl.start("up", tiny, "--name", "one")
+    assert one.stderr is not None
+    for line in one.stderr:
+        if "defined" in line:
+            break
     second_try = labctl("up", tiny, "--name", "one", code=2)
     assert "Another labctl is changing the lab 'one'" in second_try.err
-    for process in starting:
-        out, err = process.communicate(timeout=60 * PATIENCE)
-        assert process.returncode == 0, out + err
+    labctl("up", tiny, "--name", "two")
+    out, err = one.communicate(timeout=60 * PATIENCE)
+    assert one.returncode == 0, out + err
     labctl("down", "two")
     assert [row["lab"] for row in labctl.json("list")] == ["one"]
     assert labctl("exec", "client", "curl", "-s", "http://web/").out == "web\n"
