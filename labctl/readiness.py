@@ -28,6 +28,8 @@ _UNITS_SECONDS = 30
 _SERVING_SECONDS = 30
 _ATTEMPT_SECONDS = 20
 """One question to a node over SSH."""
+_ASK_SECONDS = 0.25
+"""Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
 _TCG_PATIENCE = 8
 """How much slower than KVM a guest may be before we give up on it."""
 _CONSOLE_TAIL = 15
@@ -115,7 +117,7 @@ class Gates:
                 refusal = error.message.rstrip(".")
                 return False
 
-        if not until(answers, self._deadline(_SSH_SECONDS), interval=1.0):
+        if not until(answers, self._deadline(_SSH_SECONDS), interval=_ASK_SECONDS * self._patience):
             raise self._failure(node, "ssh", f"{refusal}; it may still be booting")
 
     def _configured(self, node: PlannedNode) -> None:
