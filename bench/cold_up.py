@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def main() -> int:
     try:
         path = catalog.find(arguments.topology)
         topology = catalog.load(path)
-        guest = guests.load(arguments.guest or config.load().guest or topology.guest)
+        guest = guests.load(arguments.guest or config.load().guest or topology.guest or guests.DEFAULT)
         planned = plan.make(topology, LAB, guest)
         image = store.find(guest.name)
         accelerator, _ = accel.choose(arguments.accel)
@@ -168,7 +169,7 @@ def tap_name(planned: plan.Plan, interface: plan.Interface) -> str:
 def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image, accelerator: Accel,
                  directory: Path) -> list[str]:
     """The machine that labctl's domain XML describes, as a plain command line."""
-    words = ["setpriv", "--pdeathsig", "KILL", accel.EMULATOR, "-nodefaults", "-no-user-config",
+    words = ["setpriv", "--pdeathsig", "KILL", emulator(), "-nodefaults", "-no-user-config",
              "-display", "none", "-machine", "pc", "-m", str(node.memory), "-smp", str(node.cpus)]
     if accelerator == "tcg":
         words += ["-accel", "tcg,tb-size=128", "-cpu", planned.guest.tcg_cpu]
@@ -186,6 +187,14 @@ def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image,
     return [*words,
             "-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0",
             "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+
+
+def emulator() -> str:
+    """The QEMU that is installed. Raises LabError if there is none."""
+    for name in accel.EMULATORS:
+        if shutil.which(name):
+            return name
+    raise LabError("QEMU is not installed.", hint="'labctl doctor' says what is missing.")
 
 
 @contextlib.contextmanager
@@ -354,7 +363,7 @@ def print_circumstances(path: Path, planned: plan.Plan, accelerator: Accel) -> N
     """What was measured, where, and what may disturb it."""
     print(f"Cold up of '{path.stem}': {len(planned.nodes)} nodes, {planned.guest.name}, {accelerator}, "
           f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
-    others = sum(process.command.partition(" ")[0].endswith(accel.EMULATOR) for process in all_processes())
+    others = sum(process.command.partition(" ")[0].endswith(accel.EMULATORS) for process in all_processes())
     if others:
         print(f"Beware: {others} other virtual machines run here already, and disturb these figures.")
     if not any((paths.cache() / "libvirt").rglob("*.xml")):

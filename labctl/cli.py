@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from labctl import accel as acceleration
 from labctl import catalog, config, display, guests, lab, paths, plan, process, store, targets, topology
 from labctl.errors import InputError, LabError
 from labctl.steps import Step
@@ -101,7 +100,8 @@ def _main(
 def _plan(topology_: str, name: str | None, guest: str | None) -> plan.Plan:
     path = catalog.find(topology_)
     parsed = catalog.load(path)
-    return plan.make(parsed, catalog.lab_name(path, name), guests.load(guest or config.load().guest or parsed.guest))
+    chosen = guest or config.load().guest or parsed.guest or guests.DEFAULT
+    return plan.make(parsed, catalog.lab_name(path, name), guests.load(chosen))
 
 
 def _data(value: Any, output: Output | DataOutput) -> None:
@@ -128,7 +128,7 @@ def up(
 ) -> None:
     """Start a lab, and return when it serves."""
     planned = _plan(topology_, name, guest)
-    chosen, remark = acceleration.choose(accel.value)
+    chosen, remark = lab.accelerator(accel.value, planned, host)
     progress = display.LiveProgress(err, planned.nodes) if err.is_terminal else display.PlainProgress(err)
     with progress:
         if remark:
@@ -376,7 +376,7 @@ def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Top
     for file in files:
         try:
             parsed = catalog.load(catalog.find(file))
-            guests.load(parsed.guest)
+            guests.load(parsed.guest or guests.DEFAULT)
             typer.echo(f"{file}: fine, {len(parsed.nodes)} nodes, {len(parsed.services)} services")
         except InputError as error:
             failures.append(error.message)
@@ -424,7 +424,7 @@ def image_list(output: OutputOption = Output.table) -> None:
             [image.name, image.manifest.digest[:12], f"{image.manifest.built:%Y-%m-%d %H:%M}", display.size(image.size)]
             for image in found])
     else:
-        err.print("There are no images. 'labctl image build debian-12' builds one.")
+        err.print(f"There are no images. 'labctl image build {guests.buildable().name}' builds one.")
 
 
 @image_app.command("build")

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from labctl import paths
 from labctl.errors import InputError, LabError, Problem
 from labctl.site import Line, Model, Name
+from labctl.suggest import did_you_mean
 from labctl.yamlfile import read_file
 
 
@@ -31,6 +32,10 @@ def load() -> Config:
     try:
         return Config.model_validate(document.data or {})
     except ValidationError as error:
-        problems = [Problem(document.line_of(detail["loc"]), f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-                    for detail in error.errors(include_url=False)]
-        raise InputError(path, problems, hint=f"Known settings: {', '.join(Config.model_fields)}.") from None
+        problems = []
+        for detail in error.errors(include_url=False):
+            name = ".".join(map(str, detail["loc"]))
+            unknown = f"unknown setting '{name}'. {did_you_mean(name, Config.model_fields)}"
+            text = unknown if detail["type"] == "extra_forbidden" else f"{name}: {detail['msg']}."
+            problems.append(Problem(document.line_of(detail["loc"]), text))
+        raise InputError(path, problems) from None

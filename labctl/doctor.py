@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from labctl import accel, paths, store
+from labctl import accel, guests, paths, store
 from labctl.errors import LabError
 from labctl.process import CommandError, run
 
@@ -158,4 +158,4 @@ def _images() -> Iterator[Finding]:
     if found:
         yield Finding("images", "fine", ", ".join(found))
     else:
-        yield Finding("images", "missing", "there are none", "labctl image build debian-12")
+        yield Finding("images", "missing", "there are none", f"labctl image build {guests.buildable().name}")

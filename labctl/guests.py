@@ -10,6 +10,9 @@ from labctl.site import Line, Model, Name
 from labctl.suggest import did_you_mean
 from labctl.yamlfile import read_file
 
+DEFAULT = "centos-7"
+"""What the course is taught on."""
+
 
 class Guest(Model):
     """An operating system that nodes can run."""
@@ -33,6 +36,11 @@ class Guest(Model):
 def names() -> list[str]:
     """The known guests."""
     return sorted(path.stem for path in GUESTS.glob("*.yaml"))
+
+
+def buildable() -> Guest:
+    """A guest whose image labctl can build."""
+    return next(guest for guest in map(load, names()) if guest.recipe)
 
 
 def load(name: str) -> Guest:

@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl import access, paths, readiness, room, store
+from labctl import accel, access, paths, readiness, room, store
 from labctl.domain import Accel, domain_xml, network_xml
 from labctl.errors import LabError
 from labctl.plan import Plan, PlannedNode
@@ -123,10 +124,19 @@ class Lab:
             raise LabError(f"The step {node.name}/{step.name} could not be {what}: {said[-1] if said else 'no output'}")
 
 
+def accelerator(wanted: str, plan: Plan, host: str | None) -> tuple[Accel, str]:
+    """What will run the guests, and a line for the user; see accel.choose. Of another machine libvirt is asked."""
+    if wanted == "auto" and host and urlsplit(host).netloc:
+        from labctl.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
+
+        return ("kvm", "") if Provider(host, str(plan.uuid)).has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
+    return accel.choose(wanted)
+
+
 # ---- Up and down ------------------------------------------------------------------------------------------
 
 
-def up(plan: Plan, accel: Accel, host: str | None, progress: Progress, *, limit: float | None = None,
+def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit: float | None = None,
        keep: bool = False) -> Lab:
     """Bring a lab up and return when it serves; one that is up already is left as it is.
 
@@ -138,8 +148,8 @@ def up(plan: Plan, accel: Accel, host: str | None, progress: Progress, *, limit:
         if existing:
             return existing
         image = store.find(plan.guest.name)
-        _check_resources(plan, accel, host)
-        lab = Lab(Record(plan=plan, host=host, accel=accel, image=image.manifest.digest))
+        _check_resources(plan, chosen, host)
+        lab = Lab(Record(plan=plan, host=host, accel=chosen, image=image.manifest.digest))
         try:
             _make_directory(lab)
             lab.room.open(plan)
@@ -255,7 +265,7 @@ def _remove(lab: Lab) -> None:
 # ---- Before anything is started -----------------------------------------------------------------------------
 
 
-def _check_resources(plan: Plan, accel: Accel, host: str | None) -> None:
+def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:
     directory = paths.labs()
     while not directory.exists():
         directory = directory.parent
@@ -266,7 +276,7 @@ def _check_resources(plan: Plan, accel: Accel, host: str | None) -> None:
                        hint="'labctl image list' and 'labctl list' show what takes space.")
     if host:
         return
-    memory = sum(node.memory + _OVERHEAD_MIB[accel] for node in plan.nodes)
+    memory = sum(node.memory + _OVERHEAD_MIB[chosen] for node in plan.nodes)
     available = _available_memory()
     if available < memory:
         raise LabError(f"The lab '{plan.lab}' needs {memory} MiB of memory, and {available} MiB are available.",

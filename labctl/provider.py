@@ -38,6 +38,14 @@ class Provider:
         """Give the connection back."""
         self._connection.close()
 
+    def has_kvm(self) -> bool:
+        """Whether libvirt's machine offers KVM."""
+        try:
+            self._connection.getDomainCapabilities(None, "x86_64", None, "kvm")
+        except libvirt.libvirtError:
+            return False
+        return True
+
     # ---- Networks and domains ------------------------------------------------------------------------
 
     def create_network(self, xml: str) -> None:

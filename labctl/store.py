@@ -12,12 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl import paths
+from labctl import guests, paths
 from labctl.errors import LabError
 from labctl.guests import Guest
 from labctl.process import CommandError, run, run_script
 from labctl.resources import IMAGES
 from labctl.site import Model
+from labctl.suggest import did_you_mean
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _MANIFEST = "manifest.json"
@@ -151,11 +152,14 @@ def _open(link: Path) -> Image:
 
 
 def _how_to_get(name: str) -> str:
-    others = [link.name for link in paths.images().glob("*") if link.is_symlink()] if paths.images().is_dir() else []
-    if name == "centos-7":
-        instead = "" if others else "'labctl image build debian-12' builds one, then "
-        return f"{instead}'--guest debian-12' (or 'guest: debian-12' in {paths.config_file()}) uses Debian 12 instead."
-    return f"'labctl image build {name}' builds it."
+    if name not in guests.names():
+        return did_you_mean(name, guests.names())
+    if guests.load(name).recipe:
+        return f"'labctl image build {name}' builds it."
+    instead = guests.buildable()
+    build = "" if (paths.images() / instead.name).exists() else f"'labctl image build {instead.name}' builds one, then "
+    return (f"{build}'--guest {instead.name}' (or 'guest: {instead.name}' in {paths.config_file()}) uses "
+            f"{instead.title} instead.")
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from labctl.site import NAME_PATTERN, Line, Name, Network, Node, Site
 from labctl.suggest import did_you_mean
 from labctl.yamlfile import Document, Location, read
 
-DEFAULT_GUEST = "centos-7"
 _SERVICE: TypeAdapter[AnyService] = TypeAdapter(AnyService)
 
 
@@ -22,7 +21,7 @@ class Topology(Site):
     """What a cluster is: networks, nodes and the services they run."""
 
     title: Line
-    guest: Name = DEFAULT_GUEST
+    guest: Name | None = None
     services: dict[Name, AnyService] = Field(default_factory=dict, max_length=64)
 
 

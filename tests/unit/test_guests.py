@@ -6,14 +6,13 @@ from samples import GUESTS
 from labctl import guests
 from labctl.errors import LabError
 from labctl.resources import IMAGES
-from labctl.topology import DEFAULT_GUEST
 
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_a_guest_knows_what_the_steps_ask_for(name: str) -> None:
     guest = guests.load(name)
     assert guest.name == name
-    assert guest.facts.keys() == guests.load(DEFAULT_GUEST).facts.keys()
+    assert guest.facts.keys() == guests.load(guests.DEFAULT).facts.keys()
     assert guest.recipe is None or (IMAGES / guest.recipe).is_file()
     assert (guest.boot == "direct") == bool(guest.kernel_args)
 
