@@ -1,6 +1,7 @@
 """What can be observed in a lab: who answers, from which MAC address, for how long nobody; and whom to suspect."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from labctl.services import Ipvs
 from labctl.wait import Deadline, until
 
 REQUEST_SECONDS = 4
+_LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
+"""Below the range that the kernel chooses from (32768 and above), and around once in eleven minutes."""
 _PROBE_SECONDS = 0.3
 _FRAME = re.compile(
     r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
@@ -49,6 +52,7 @@ class Observer:
         self.lab = lab
         self.plan = lab.plan
         self.host = host
+        self._next_port = 0
 
     @property
     def client_node(self) -> PlannedNode:
@@ -64,8 +68,11 @@ class Observer:
 
     def sample(self, address: IPv4Address, port: int, count: int) -> list[Answer]:
         """Make `count` requests one after the other, each on a connection of its own."""
-        result = self.client.run("curl -s -H 'Connection: close' --max-time %s -w %s %s", str(REQUEST_SECONDS),
-                                 "%{http_code}\\n", f"http://{address}:{port}/?[1-{count}]")
+        first = self._fresh_ports(count)
+        result = self.client.run(
+            "for local in $(seq %s %s); do "
+            "curl -s -H 'Connection: close' --max-time %s --local-port $local -w %s %s; done",
+            str(first), str(first + count - 1), str(REQUEST_SECONDS), "%{http_code}\\n", f"http://{address}:{port}/")
         answers, page = [], ""
         for line in result.stdout.splitlines():
             match = re.fullmatch(r"(.*?)(\d{3})", line)
@@ -75,6 +82,16 @@ class Observer:
             else:
                 page += line + "\n"
         return answers
+
+    def _fresh_ports(self, count: int) -> int:
+        """The first of `count` local ports that no check has used for some minutes.
+
+        IPVS remembers a connection for two minutes after its end and, in direct routing, sends a new one from the
+        same port to the same server again (conn_reuse_mode in the kernel's ipvs-sysctl.rst). The kernel's own
+        choice of ports comes back to one often enough to spoil a count.
+        """
+        self._next_port = max(self._next_port, int(time.time()) * _PORTS_PER_SECOND) + count
+        return _LOWEST_PORT + (self._next_port - count) % _PORTS
 
     def holders(self, service: Ipvs) -> list[str]:
         """The directors that have the VIP on the interface to its segment."""
@@ -171,8 +188,11 @@ class Observer:
         step = "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}"
         return [(service.directors.nodes[0], step)]
 
-    def blame_silent_server(self, message: str, service: Ipvs, server: str) -> NoReturn:
-        """Fail because a real server does not answer through the VIP; find out how far it gets by itself."""
+    def blame_silent_server(self, message: str, service: Ipvs, server: str, asked: bool) -> NoReturn:
+        """Fail because a real server does not answer through the VIP; find out how far it gets by itself.
+
+        `asked` says whether requests were sent to it at all, and went unanswered.
+        """
         own = self.plan.node(server).interface_to(service.vip).address
         answers = self.sample(own, service.port, 1)
         if not answers or not answers[0].status:
@@ -182,6 +202,8 @@ class Observer:
         thieves = self.thieves(service)
         if thieves:
             self.blame(message, *((node, "ipvs/arp") for node in thieves))
+        if not asked:
+            self.blame(message, *self.director_steps(service, "rules"))
         self.blame(message, (server, "ipvs/vip-lo"))
 
     def thieves(self, service: Ipvs) -> list[str]:

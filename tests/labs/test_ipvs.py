@@ -68,7 +68,7 @@ def test_spread(ipvs: str, plan: Plan, observer: Observer) -> None:
         if server not in pages:
             observer.blame_silent_server(f"'{server}' answered none of {len(answers)} requests to the VIP; "
                                          f"the answers came from {dict(Counter(page[:20] for page in pages))}.",
-                                         service, server)
+                                         service, server, asked=len(pages) < len(answers))
     for turn in periods(pages, round_):
         if Counter(turn) != Counter(shares) or list(turn) != pages[:round_]:
             observer.blame(f"{service.scheduler} should give each round of {round_} requests to {shares} in the same "
@@ -89,7 +89,8 @@ def test_packet_path(ipvs: str, plan: Plan, observer: Observer) -> None:
     if pages != set(service.real_servers):
         missing = sorted(set(service.real_servers) - pages)
         observer.blame_silent_server(f"{' and '.join(map(repr, missing))} did not answer through the VIP, so its "
-                                     "packets' path cannot be seen.", service, missing[0])
+                                     "packets' path cannot be seen.", service, missing[0],
+                                     asked=any(frame.target == service.vip for frame in frames[missing[0]]))
     senders = {nodes.get(frame.source_mac) for frame in frames[client.name] if frame.source == service.vip}
     if senders != set(service.real_servers):
         observer.blame(f"Replies should come straight from the real servers' MAC addresses; they came from {senders}.",
@@ -119,6 +120,7 @@ def test_dead_server(keepalived: str, plan: Plan, host: Callable[[str], Host], o
     server = next(iter(service.real_servers))
     unit = plan.guest.facts["httpd_unit"]
     bound = service.check.removal_seconds
+    observer.settled(service)
     if server not in observer.table(first, service):
         observer.blame(f"'{server}' is not in the table of '{first}' to begin with.",
                        (server, "httpd/httpd"), (first, "ipvs/keepalived"))

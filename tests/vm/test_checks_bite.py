@@ -1,5 +1,6 @@
 """Each step in turn is undone: the check that guards it fails and names it, and passes once it is applied again."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,38 +49,56 @@ def test_undone_step_is_noticed(lab: str, step: str, kind: str, labs: Labctl, tm
     labs("test", lab, "-k", expression)
 
 
+@dataclass(frozen=True)
+class Sabotage:
+    """Shell commands for a node, the check that notices, and the step it should suspect."""
+
+    lab: str
+    node: str
+    do: str
+    mend: str
+    check: str
+    suspect: str
+
+
 # What no step stands for, so that the remaining checks are seen to fail as well.
-SABOTAGE = [
+SABOTAGE = {
     # A scheduler that sends one client to one server for ever.
-    ("lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr", "spread",
-     "lvs/rules"),
-    # Masquerading instead of direct routing: the servers' replies bear the wrong address.
-    ("lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m",
-     "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -g", "packet_path", "rs1/vip-lo"),
-    # The replies of a server that routes them back over the director.
-    ("lvs-dr", "rs1", "ip route replace 10.10.10.50 via 10.10.10.11 && sysctl -q net.ipv4.conf.all.accept_redirects=0",
-     "ip route del 10.10.10.50", "packet_path", "lvs/rules"),
-    # A director that no longer looks at its servers.
-    ("lvs-dr-keepalived", "lvs-m", "pkill -STOP -f 'keepalived'", "pkill -CONT -f 'keepalived'", "dead_server",
-     "lvs-m/keepalived"),
-    # A backup that does not hear the MASTER fall silent.
-    ("lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "systemctl start keepalived", "crash",
-     "lvs-s/keepalived"),
-]
+    "sticky scheduler": Sabotage(
+        "lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr",
+        "spread", "lvs/rules"),
+    # The servers' replies bear the wrong address.
+    "masquerading instead of direct routing": Sabotage(
+        "lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m",
+        "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -g", "packet_path", "lvs/rules"),
+    # Alternates just as well, but all replies pass the director, and the servers see its address.
+    "a proxy instead of IPVS": Sabotage(
+        "lvs-dr", "lvs",
+        "ipvsadm -S -n >/tmp/rules; ipvsadm -C; printf 'defaults\n mode http\n timeout connect 9s\n timeout client 9s\n"
+        " timeout server 9s\nlisten web\n bind 10.10.10.100:80\n server rs1 10.10.10.12:80\n"
+        " server rs2 10.10.10.13:80\n' >/tmp/proxy.cfg; haproxy -D -p /tmp/proxy.pid -f /tmp/proxy.cfg",
+        "kill $(cat /tmp/proxy.pid); ipvsadm-restore </tmp/rules", "packet_path", "lvs/rules"),
+    "a director that no longer looks at its servers": Sabotage(
+        "lvs-dr-keepalived", "lvs-m", "pkill -STOP -x keepalived", "pkill -CONT -x keepalived",
+        "dead_server", "lvs-m/keepalived"),
+    "a backup that is not there when the MASTER crashes": Sabotage(
+        "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "systemctl start keepalived",
+        "crash", "lvs-s/keepalived"),
+}
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize(("lab", "node", "sabotage", "mend", "check", "suspect"), SABOTAGE)
-def test_sabotage_is_noticed(lab: str, node: str, sabotage: str, mend: str, check: str, suspect: str,
-                             labs: Labctl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE.keys())
+def test_sabotage_is_noticed(sabotage: Sabotage, labs: Labctl, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
-    labs("exec", f"{lab}/{node}", "sh", "-c", sabotage)
+    target = f"{sabotage.lab}/{sabotage.node}"
     try:
-        labs("test", lab, "-k", check, "--junit", str(report), code=1)
+        labs("exec", target, "sh", "-c", sabotage.do)
+        labs("test", sabotage.lab, "-k", sabotage.check, "--junit", str(report), code=1)
     finally:
-        labs("exec", f"{lab}/{node}", "sh", "-c", mend)
-    assert f"The step {suspect} looks wrong" in " ".join(failures(report).values())
-    labs("test", lab, "-k", check)
+        labs("exec", target, "sh", "-c", sabotage.mend)
+    assert f"The step {sabotage.suspect} looks wrong" in " ".join(failures(report).values())
+    labs("test", sabotage.lab, "-k", sabotage.check)
 
 
 @pytest.mark.vm
