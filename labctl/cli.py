@@ -351,8 +351,12 @@ def plan_(
     guest: GuestOption = None,
     output: Annotated[DataOutput, typer.Option("--output", "-o", help="How to print it.")] = DataOutput.yaml,
 ) -> None:
-    """Show all that a lab will be: nodes, addresses, MACs, steps and the plan's digest."""
-    _data(_plan(topology_, name, guest).model_dump(mode="json"), output)
+    """Show all that a lab will be: nodes, addresses, MACs, steps, and the digests of each node and the whole."""
+    planned = _plan(topology_, name, guest)
+    shown = planned.model_dump(mode="json")
+    for node, entry in zip(planned.nodes, shown["nodes"], strict=True):
+        entry["digest"] = node.digest
+    _data(shown, output)
 
 
 @app.command()

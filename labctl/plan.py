@@ -55,6 +55,11 @@ class PlannedNode(Model):
         return next(interface for interface in self.interfaces
                     if address in IPv4Network(f"{interface.address}/{interface.prefix}", strict=False))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of the node."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
     def step(self, name: str) -> Step:
         """The step called `name`; raises LabError where there is none."""
         for step in self.steps:

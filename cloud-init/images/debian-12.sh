@@ -7,6 +7,11 @@
 # As an ordinary user it needs subordinate ids, as rootless podman does.
 set -eu
 
+# Parts of the build run as subordinate users, who may enter neither the caller's home nor the directories that he
+# may have put before the system's own in PATH.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/
+cd /
+
 out=$1
 suite=bookworm
 disk_size=4G
@@ -148,8 +153,7 @@ chmod 755 "$tree/init"
 rm -rf "$tree" /boot/initrd.img-*
 
 dpkg-query -W -f '${Package} ${Version}\n' >/packages.txt
-apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /tmp/*
+rm -f /var/cache/debconf/*-old
 CONFIGURE
 
 # ---- The build. ----------------------------------------------------------------------------------------
