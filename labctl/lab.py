@@ -150,6 +150,8 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         image = store.find(plan.guest.name)
         _check_resources(plan, chosen, host)
         lab = Lab(Record(plan=plan, host=host, accel=chosen, image=image.manifest.digest))
+        if host:
+            lab.provider.states()  # Nothing is made here for a libvirt that is not there.
         try:
             _make_directory(lab)
             lab.room.open(plan)

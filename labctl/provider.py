@@ -1,6 +1,7 @@
 """libvirt: the only module that imports it. Sees nothing but the objects of one lab."""
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ class Provider:
 
     def __init__(self, uri: str, lab_uuid: str) -> None:
         self._lab_uuid = lab_uuid
+        self._storage = threading.RLock()  # Nodes start in threads; a pool takes one change at a time.
         # libvirt prints errors on its own; they are raised as well, and said once.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         with _errors(f"libvirt at '{uri}' cannot be reached"):
@@ -106,8 +108,8 @@ class Provider:
 
     def base_volume(self, name: str, source: Path) -> Path:
         """Upload a file once; later labs use the same copy. Returns its path on libvirt's machine."""
-        pool = self._pool()
-        with _errors(f"'{source.name}' could not be uploaded"):
+        with self._storage, _errors(f"'{source.name}' could not be uploaded"):
+            pool = self._pool()
             for volume in pool.listAllVolumes():
                 if volume.name() == name:
                     return Path(volume.path())
@@ -116,7 +118,7 @@ class Provider:
 
     def lab_volume(self, name: str, data: bytes) -> Path:
         """Upload the lab's own file; goes with the lab."""
-        with _errors(f"'{name}' could not be uploaded"):
+        with self._storage, _errors(f"'{name}' could not be uploaded"):
             return self._upload(self._pool(), f"{self._lab_uuid}.{name}", io.BytesIO(data), len(data))
 
     def overlay_volume(self, name: str, base: Path, size: int) -> Path:
@@ -125,7 +127,7 @@ class Provider:
         backing = ET.SubElement(root, "backingStore")
         ET.SubElement(backing, "path").text = str(base)
         ET.SubElement(backing, "format", type="qcow2")
-        with _errors(f"The disk '{name}' could not be made"):
+        with self._storage, _errors(f"The disk '{name}' could not be made"):
             volume = self._pool().createXML(ET.tostring(root, encoding="unicode"))
             return Path(volume.path())
 
@@ -143,7 +145,7 @@ class Provider:
         return Path(volume.path())
 
     def _pool(self) -> Any:
-        with _errors(f"The storage pool '{_POOL}' could not be made"):
+        with self._storage, _errors(f"The storage pool '{_POOL}' could not be made"):
             for pool in self._connection.listAllStoragePools():
                 if pool.name() == _POOL:
                     if not pool.isActive():

@@ -37,6 +37,8 @@ class Foreign:
 def foreign(tmp_path: Path) -> Iterator[Foreign]:
     sockets = Path("/tmp") / f"labctl-foreign-{os.getpid()}"
     sockets.mkdir(mode=0o700)
+    # A distribution's package of a libvirt that runs by itself makes this one.
+    (tmp_path / "room/lib/dnsmasq").mkdir(parents=True)
     user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
     process = subprocess.Popen(
         ["unshare", *user, "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",

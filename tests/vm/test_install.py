@@ -26,7 +26,8 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
     assert "10.10.10.100" in labctl("plan", "lvs-dr")
     assert labctl("--version").startswith("labctl 0.")
     checks = subprocess.run(
-        [home / "bin/python", "-c", "from labctl import resources as r; print((r.CHECKS / 'test_ipvs.py').is_file(), "
+        [home / "bin/python", "-I", "-c",
+         "from labctl import resources as r; print((r.CHECKS / 'test_ipvs.py').is_file(), "
          "(r.IMAGES / 'debian-12.sh').is_file(), r.ROOT)"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert checks.stdout.startswith("True True")
     assert str(home) in checks.stdout
