@@ -35,7 +35,7 @@ Subnet = Annotated[IPv4Network, BeforeValidator(_only_text("ip_v4_network"))]
 class Model(BaseModel):
     """A frozen value without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Network(Model):
@@ -49,7 +49,7 @@ class Network(Model):
 class Node(BaseModel):
     """A virtual machine. Every key that is not a field below is a network with the node's address on it."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
     __pydantic_extra__: dict[str, Address] = Field(init=False)
 
     memory: int | None = Field(default=None, ge=128, le=65536)
