@@ -87,15 +87,5 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
         raise _missing(words[0]) from None
 
 
-def call(argv: Sequence[str | Path]) -> int:
-    """Run a program on the user's own terminal and return its exit code."""
-    words = [str(word) for word in argv]
-    log.debug("%s", shlex.join(words))
-    try:
-        return subprocess.call(words)
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
-
-
 def _missing(program: str) -> CommandError:
     return CommandError(f"The program '{program}' is not installed.", hint="'labctl doctor' says what is missing.")
