@@ -11,6 +11,7 @@ from typing import Literal
 
 from labctl import accel, guests, paths, store
 from labctl.errors import LabError
+from labctl.machine import available_memory, free_disk
 from labctl.process import CommandError, run
 
 _MEMORY_MIB = 3072
@@ -131,17 +132,13 @@ def _group_of(path: Path) -> str:
 
 
 def _space() -> Iterator[Finding]:
-    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    memory = int(meminfo["MemAvailable"].split()[0]) // 1024
+    memory = available_memory()
     if memory >= _MEMORY_MIB:
         yield Finding("memory", "fine", f"{memory} MiB are available")
     else:
         yield Finding("memory", "missing", f"{memory} MiB are available, a lab of five nodes needs {_MEMORY_MIB} MiB",
                       "end other programs, or start smaller labs")
-    directory = paths.labs()
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free // 2**20
+    free, directory = free_disk(paths.labs())
     if free >= _DISK_MIB:
         yield Finding("disk", "fine", f"{free} MiB are free in {directory}")
     else:

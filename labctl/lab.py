@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from labctl import accel, access, paths, readiness, room, store
 from labctl.domain import Accel, domain_xml, network_xml
 from labctl.errors import LabError
+from labctl.machine import available_memory, free_disk
 from labctl.plan import Plan, PlannedNode
 from labctl.process import run
 from labctl.progress import Progress
@@ -268,10 +269,7 @@ def _remove(lab: Lab) -> None:
 
 
 def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:
-    directory = paths.labs()
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free // 2**20
+    free, directory = free_disk(paths.labs())
     needed = _DISK_MIB * len(plan.nodes)
     if free < needed:
         raise LabError(f"The lab '{plan.lab}' needs {needed} MiB of disk in '{directory}', and {free} MiB are free.",
@@ -279,18 +277,10 @@ def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:
     if host:
         return
     memory = sum(node.memory + _OVERHEAD_MIB[chosen] for node in plan.nodes)
-    available = _available_memory()
+    available = available_memory()
     if available < memory:
         raise LabError(f"The lab '{plan.lab}' needs {memory} MiB of memory, and {available} MiB are available.",
                        hint="'labctl list' shows what is up; 'memory:' in the topology gives a node less.")
-
-
-def _available_memory() -> int:
-    """MiB, as the kernel estimates it."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    raise LabError("The kernel does not say how much memory is available.")
 
 
 # ---- Keys ---------------------------------------------------------------------------------------------------

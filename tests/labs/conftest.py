@@ -64,12 +64,6 @@ def host(lab: Lab) -> Callable[[str], Host]:
 
 
 @pytest.fixture(scope="session")
-def client(plan: Plan, host: Callable[[str], Host]) -> Host:
-    """The node that checks look at the cluster from."""
-    return host(plan.clients()[0].name)
-
-
-@pytest.fixture(scope="session")
 def observer(lab: Lab, host: Callable[[str], Host]) -> Observer:
     """What can be seen from outside, and whom to suspect."""
     return Observer(lab, host)

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +95,9 @@ class Observer:
     def holders(self, service: Ipvs) -> list[str]:
         """The directors that have the VIP on the interface to its segment."""
         found = []
+        states = self.lab.states()
         for name in service.directors.nodes:
-            if self.lab.states()[name] != "running":
+            if states[name] != "running":
                 continue
             interface = self.plan.node(name).interface_to(service.vip).name
             command = "ip -o -4 address show dev %s to %s"
@@ -105,11 +105,13 @@ class Observer:
                 found.append(name)
         return found
 
-    def arp_answers(self, address: IPv4Address) -> Counter[str]:
-        """Who answers the client's ARP requests for an address: MAC address to number of answers."""
+    def arp_nodes(self, address: IPv4Address) -> set[str]:
+        """Who answers the client's ARP requests for an address: nodes, or a MAC address that is no node's."""
         interface = self.client_node.interface_to(address).name
         result = self.client.run("arping -b -c 3 -w 4 -I %s %s", interface, str(address))
-        return Counter(mac.lower() for mac in re.findall(r"\[([0-9A-Fa-f:]{17})\]", result.stdout))
+        nodes = mac_to_node(self.plan.nodes)
+        macs = {mac.lower() for mac in re.findall(r"\[([0-9A-Fa-f:]{17})\]", result.stdout)}
+        return {nodes.get(mac, mac) for mac in macs}
 
     def table(self, director: str, service: Ipvs) -> dict[str, int]:
         """The real servers in a director's IPVS table with a weight above zero: node to weight."""
@@ -199,17 +201,13 @@ class Observer:
             self.blame(message, (server, "httpd/httpd"))
         if answers[0].page != server:
             self.blame(message, (server, "httpd/page"))
-        thieves = self.thieves(service)
+        answering = self.arp_nodes(service.vip)
+        thieves = [node for node in service.real_servers if node in answering]
         if thieves:
             self.blame(message, *((node, "ipvs/arp") for node in thieves))
         if not asked:
             self.blame(message, *self.director_steps(service, "rules"))
         self.blame(message, (server, "ipvs/vip-lo"))
-
-    def thieves(self, service: Ipvs) -> list[str]:
-        """The real servers that answer ARP requests for the VIP."""
-        answering = {mac_to_node(self.plan.nodes).get(mac) for mac in self.arp_answers(service.vip)}
-        return [node for node in service.real_servers if node in answering]
 
     def settled(self, service: Ipvs) -> list[str]:
         """The holders of the VIP, once directors that just started have had VRRP's time to agree."""

@@ -38,12 +38,11 @@ def test_arp(ipvs: str, plan: Plan, observer: Observer) -> None:
     """only the first director answers ARP for the VIP"""
     service = _service(plan, ipvs)
     first = service.directors.nodes[0]
-    nodes = mac_to_node(plan.nodes)
     observer.settled(service)
-    answering = {nodes.get(mac, mac) for mac in observer.arp_answers(service.vip)}
+    answering = observer.arp_nodes(service.vip)
     if answering == {first}:
         return
-    thieves = observer.thieves(service)
+    thieves = [node for node in service.real_servers if node in answering]
     if thieves:
         observer.blame(f"Beside the director, {' and '.join(map(repr, thieves))} answers ARP requests for the VIP "
                        f"{service.vip}: it takes the director's clients.", *((node, "ipvs/arp") for node in thieves))
@@ -61,7 +60,7 @@ def test_spread(ipvs: str, plan: Plan, observer: Observer) -> None:
     pages = [answer.page for answer in answers if answer.status == 200]
     if not pages:
         # A VIP that nobody holds is the business of test_arp; here the table is.
-        kind = "rules" if observer.arp_answers(service.vip) else "vip"
+        kind = "rules" if observer.arp_nodes(service.vip) else "vip"
         observer.blame(f"No request to http://{service.vip}:{service.port}/ got an answer.",
                        *observer.director_steps(service, kind))
     for server in shares:

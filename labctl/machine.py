@@ -1,0 +1,17 @@
+"""What this machine has left to give."""
+
+import shutil
+from pathlib import Path
+
+
+def available_memory() -> int:
+    """MiB, as the kernel estimates it (proc(5): MemAvailable)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) // 1024
+
+
+def free_disk(directory: Path) -> tuple[int, Path]:
+    """MiB that are free where `directory` is or will be, and the nearest directory that exists already."""
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(directory).free // 2**20, directory
