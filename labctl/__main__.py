@@ -8,7 +8,6 @@ import sys
 import traceback
 from types import FrameType
 
-from labctl.cli import app
 from labctl.errors import LabError
 
 COULD_NOT_RUN = 2
@@ -25,12 +24,14 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        from labctl.cli import app  # noqa: PLC0415 (takes part of a second, in which Ctrl-C may come)
+
         app()
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else COULD_NOT_RUN
+    except (SystemExit, KeyboardInterrupt) as end:
+        code = getattr(end, "code", INTERRUPTED)
         if code == INTERRUPTED:
             print("labctl: interrupted.", file=sys.stderr)
-        return code
+        return code if isinstance(code, int) else COULD_NOT_RUN
     except LabError as error:
         print(f"labctl: {error.message}", file=sys.stderr)
         if error.hint:

@@ -1,8 +1,10 @@
-"""Topologies by name: the working directory's own, then the shipped ones."""
+"""Topologies by name: the working directory's own, then the user's, then the shipped ones."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from labctl import paths
 from labctl.errors import LabError
 from labctl.resources import TOPOLOGIES
 from labctl.site import NAME_PATTERN
@@ -13,14 +15,19 @@ from labctl.topology import Topology, parse
 def names() -> dict[str, Path]:
     """All topologies that can be named."""
     found: dict[str, Path] = {}
-    for directory in (TOPOLOGIES, Path("topologies")):
+    for directory in (TOPOLOGIES, paths.topologies(), Path("topologies")):
         found |= {path.stem: path for path in sorted(directory.glob("*.yaml"))}
     return found
 
 
+def is_path(wanted: str) -> bool:
+    """Whether it is a path that was typed, and not a name."""
+    return "/" in wanted or wanted.endswith((".yaml", ".yml"))
+
+
 def find(wanted: str) -> Path:
     """The file of a topology, given by name or as a path. Raises LabError with the nearest names."""
-    if "/" in wanted or wanted.endswith((".yaml", ".yml")):
+    if is_path(wanted):
         path = Path(wanted)
         if not path.is_file():
             raise LabError(f"There is no file '{wanted}'.", hint="'labctl list --topologies' shows the known ones.")
@@ -31,13 +38,30 @@ def find(wanted: str) -> Path:
     return known[wanted]
 
 
-def load(path: Path) -> Topology:
-    """Read a topology file. Raises InputError with all its problems, LabError if it cannot be read."""
+def load(path: Path, changes: Sequence[str] = ()) -> Topology:
+    """Read a topology file; see topology.parse. Raises LabError also if it cannot be read."""
     try:
         text = path.read_bytes().decode("utf-8", errors="surrogateescape")
     except OSError as error:
         raise LabError(f"'{path}' cannot be read: {error.strerror}.") from None
-    return parse(text, path)
+    return parse(text, path, changes)
+
+
+def copy(source: Path, wanted: str) -> Path:
+    """Write a topology file's text, comments and all, to `wanted`.yaml, or to `wanted` where that is a path.
+
+    Raises LabError if something is there already, or if the file's name is not fit to be a lab's.
+    """
+    path = Path(wanted if is_path(wanted) else f"{wanted}.yaml")
+    lab_name(path, None)
+    text = source.read_bytes()
+    try:
+        with path.open("xb") as file:
+            file.write(text)
+    except FileExistsError:
+        raise LabError(f"There is a '{path}' already, and it is left as it is.",
+                       hint="Choose another name, or remove it first.") from None
+    return path
 
 
 def lab_name(path: Path, wanted: str | None) -> str:
@@ -45,5 +69,5 @@ def lab_name(path: Path, wanted: str | None) -> str:
     name = wanted or path.stem
     if not re.fullmatch(NAME_PATTERN.rstrip("$").lstrip("^"), name):
         raise LabError(f"'{name}' is no name for a lab: letters, digits and '-', at most 32 characters.",
-                       hint="'--name NAME' gives it another one.")
+                       hint="Give the file another name, or the lab: 'labctl up --name NAME'.")
     return name

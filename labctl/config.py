@@ -1,4 +1,6 @@
-"""The user's settings file."""
+"""The user's settings file, and whether labctl may open connections."""
+
+import os
 
 from pydantic import ValidationError
 
@@ -8,6 +10,9 @@ from labctl.site import Line, Model, Name
 from labctl.suggest import did_you_mean
 from labctl.yamlfile import read_file
 
+OFFLINE = "LABCTL_OFFLINE"
+"""The variable that carries the option --offline to wherever a connection would be opened, also in programs."""
+
 
 class Config(Model):
     """What holds where a command line says nothing else."""
@@ -16,6 +21,8 @@ class Config(Model):
     """The guest for every lab, instead of the topology's own."""
     mirror: Line | None = None
     """The Debian mirror that images are built from."""
+    offline: bool = False
+    """Refuse whatever would open a connection to another machine."""
 
 
 def load() -> Config:
@@ -39,3 +46,12 @@ def load() -> Config:
             text = unknown if detail["type"] == "extra_forbidden" else f"{name}: {detail['msg']}."
             problems.append(Problem(document.line_of(detail["loc"]), text))
         raise InputError(path, problems) from None
+
+
+def must_be_online(what: str) -> None:
+    """Raise LabError where the user wants no connections to other machines; `what` is what labctl would do there."""
+    chosen = os.environ.get(OFFLINE)
+    if chosen == "1" or (chosen is None and load().offline):
+        raise LabError(f"labctl is offline, so it does not {what}.",
+                       hint="'labctl bundle load FILE' and 'labctl image import GUEST FILE' need no network; "
+                            "'labctl --online …' opens connections all the same.")

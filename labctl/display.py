@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -103,6 +104,57 @@ class LiveProgress:
         return grid
 
 
+class PlainTransfer:
+    """A few lines for a download, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._quarters = 0
+
+    def __enter__(self) -> "PlainTransfer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        """See Transfer."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def moved(self, here: int, total: int | None) -> None:
+        """See Transfer."""
+        quarters = here * 4 // total if total else 0
+        if total and quarters > self._quarters:
+            self.say(f"{size(here)} of {size(total)}")
+        self._quarters = quarters
+
+
+class LiveTransfer:
+    """A bar with speed and time for a download."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+                                  TimeRemainingColumn(), console=console, transient=True)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "LiveTransfer":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.__exit__(None, None, None)
+
+    def say(self, text: str) -> None:
+        """See Transfer."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def moved(self, here: int, total: int | None) -> None:
+        """See Transfer."""
+        if self._task is None:
+            self._task = self._progress.add_task("", completed=here, total=total)
+        self._progress.update(self._task, completed=here, total=total)
+
+
 def sheet(plan: Plan, nodes: Sequence[PlannedNode], line: Callable[[str], None]) -> None:
     """What a person would type on each node, and why: Markdown."""
     line(f"# {plan.topology.title}")
@@ -136,8 +188,17 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def mapping_rows(states: Mapping[str, str], nodes: Sequence[PlannedNode]) -> list[list[str]]:
-    """A node's name, state and addresses."""
+def mapping_rows(states: Mapping[str, str], applied: Mapping[str, Set[str] | None],
+                 nodes: Sequence[PlannedNode]) -> list[list[str]]:
+    """A node's name, state, addresses, memory and steps."""
     return [[node.name, states[node.name],
              ", ".join(f"{interface.name} {interface.address}/{interface.prefix}" for interface in node.interfaces),
-             f"{node.memory} MiB"] for node in nodes]
+             f"{node.memory} MiB", _applied(node, applied[node.name])] for node in nodes]
+
+
+def _applied(node: PlannedNode, applied: Set[str] | None) -> str:
+    if applied is None:
+        return "?"
+    undone = [step.name for step in node.steps if step.name not in applied]
+    count = f"{len(node.steps) - len(undone)}/{len(node.steps)}"
+    return f"{count}, undone: {', '.join(undone)}" if undone else count

@@ -1,4 +1,4 @@
-"""What a private room needs of this machine, and the command that mends what is missing."""
+"""What a private room needs of this machine, and what labs need of a guest's image; with commands that mend it."""
 
 import grp
 import os
@@ -9,11 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from labctl import accel, guests, paths, store
-from labctl.errors import LabError
+from labctl import accel, catalog, guests, lifecycle, paths, plan, probe, store, topology
+from labctl.errors import GateError, LabError
+from labctl.guests import Guest
+from labctl.lab import Lab
 from labctl.machine import available_memory, free_disk
+from labctl.plan import Plan
 from labctl.process import CommandError, run
+from labctl.progress import Progress
+from labctl.resources import TOPOLOGIES
+from labctl.steps import Step
+from labctl.wait import Deadline, until
 
+_LAB = "doctor"
+_TOPOLOGY = """\
+title: A machine to look at
+networks:
+  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
+  other: { subnet: 10.10.20.0/24 }
+nodes:
+  node: { lan: 10.10.10.11, other: 10.10.20.11 }
+"""
+_ASK_SECONDS = 120
+"""For a node to answer all questions"""
+_CONSOLE_SECONDS = 5
 _MEMORY_MIB = 3072
 _DISK_MIB = 4096
 _PACKAGES = {
@@ -46,6 +65,60 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
     return [*_programs(), *_identity(), *_room(), *_devices(), *_space(), *_images()]
+
+
+def plan_for(guest: Guest) -> Plan:
+    """A lab with one node and nothing on it, to look at a guest."""
+    return plan.make(topology.parse(_TOPOLOGY, Path(f"{_LAB}.yaml")), _LAB, guest)
+
+
+def examine_guest(guest: Guest, planned: Plan, progress: Progress) -> list[Finding]:
+    """Start a guest's node, look whether all that steps and checks take for granted holds, and remove it again.
+
+    Raises LabError if the node does not come up or cannot be asked.
+    """
+    chosen, remark = lifecycle.accelerator("auto", planned, None)
+    if remark:
+        progress.say(remark)
+    asked = questions(guest, planned)
+    try:
+        found = lifecycle.up(planned, chosen, None, progress, passing=True)
+    except GateError as error:
+        raise GateError(error.message, hint=f"'labctl up base --guest {guest.name} --keep' leaves such machines, to "
+                                            "look into them.") from None
+    try:
+        progress.say(f"Asking it {len(asked)} questions.")
+        return _ask(found, asked)
+    finally:
+        lifecycle.down(found.name)
+
+
+def questions(guest: Guest, planned: Plan) -> list[probe.Probe]:
+    """All that is taken for granted of a guest."""
+    return probe.probes(planned, guest, _all_steps(guest))
+
+
+def _all_steps(guest: Guest) -> Iterator[Step]:
+    """What is done to any node of a shipped topology, of those that the guest can run."""
+    for path in sorted(TOPOLOGIES.glob("*.yaml")):
+        parsed = catalog.load(path)
+        if not guest.lacks.keys() & {service.type for service in parsed.services.values()}:
+            for node in plan.make(parsed, path.stem, guest).nodes:
+                yield from node.steps
+
+
+def _ask(lab: Lab, asked: list[probe.Probe]) -> list[Finding]:
+    node, = lab.plan.nodes
+    output = lab.ssh.do(node.name, probe.script(asked), _ASK_SECONDS * lab.patience, "The node could not be asked")
+    findings = [
+        Finding(each.what, "fine", seen) if each.holds(seen) else
+        Finding(each.what, "missing", f"{seen or 'nothing'}, and should be: {each.expected}")
+        for each, seen in zip(asked, probe.answers(output), strict=True)]
+    console = lab.room.console(node.name)
+    if console and until(lambda: probe.CONSOLE_LINE in console.read_text(errors="replace"),
+                         Deadline(_CONSOLE_SECONDS * lab.patience)):
+        return [*findings, Finding("console's log", "fine", "has what the node writes to its serial console")]
+    return [*findings, Finding("console's log", "missing", "has nothing of what the node writes to its serial console")]
 
 
 def _programs() -> Iterator[Finding]:

@@ -25,6 +25,7 @@ class Disks:
     seed: Path
     kernel: Path | None = None
     initrd: Path | None = None
+    media: Path | None = None
     console: Path | None = None
     """A file that gets a copy of the serial console, where one can be kept."""
 
@@ -89,6 +90,8 @@ def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str
     devices = _sub(root, "devices")
     _disk(devices, "vda", disks.overlay, "qcow2")
     _sub(_disk(devices, "vdb", disks.seed, "raw"), "readonly")
+    if disks.media:
+        _sub(_disk(devices, "vdc", disks.media, "raw"), "readonly")
     for interface in node.interfaces:
         element = _sub(devices, "interface", type="network")
         _sub(element, "mac", address=interface.mac)
@@ -97,6 +100,43 @@ def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str
     _console(devices, disks.console)
     _sub(_sub(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _sub(devices, "memballoon", model="none")
+    return _pretty(root)
+
+
+def split(xml: str) -> tuple[str, list[str]]:
+    """A machine without what depends on who it is, and that: what is to be plugged in later, its seed last."""
+    root = ET.fromstring(xml)
+    devices = root.find("devices")
+    assert devices is not None
+    seeds = [disk for disk in devices.findall("disk") if disk.find("target[@dev='vdb']") is not None]
+    late = [*devices.findall("interface"), *seeds]
+    for device in late:
+        devices.remove(device)
+    return _pretty(root), [_pretty(device) for device in late]
+
+
+def moved(xml: str, disks: Disks) -> str:
+    """A machine as it was saved, with its files where they are now. What it thinks of itself stays."""
+    root = ET.fromstring(xml)
+    files = {"vda": disks.overlay, "vdb": disks.seed}
+    for disk in root.iterfind("devices/disk"):
+        target, source, below = disk.find("target"), disk.find("source"), disk.find("backingStore")
+        assert target is not None and source is not None
+        path = files.get(target.get("dev", ""))
+        if path:
+            source.set("file", str(path))
+        if below is not None:  # Looked up anew; the saved one is of then.
+            disk.remove(below)
+    for log in root.iterfind("devices//log"):
+        log.set("file", str(disks.console))
+    return _pretty(root)
+
+
+def waiting(xml: str, arguments: str) -> str:
+    """The same machine with more kernel arguments: those by which its image waits for an identity."""
+    root = ET.fromstring(xml)
+    for command_line in root.iterfind("os/cmdline"):
+        command_line.text = f"{command_line.text} {arguments}"
     return _pretty(root)
 
 

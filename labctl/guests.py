@@ -14,6 +14,23 @@ DEFAULT = "centos-7"
 """What the course is taught on."""
 
 
+class Source(Model):
+    """A disk image that the guest's distributor publishes, pinned by its digest."""
+
+    mirror: Line
+    """URL of the distributor's directory, which other servers have copies of."""
+    path: Line
+    """Where the image is below it."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int | None = Field(default=None, ge=1)
+    """Bytes, where it is known."""
+
+    @property
+    def url(self) -> str:
+        """Where to pull it from."""
+        return f"{self.mirror.rstrip('/')}/{self.path}"
+
+
 class Guest(Model):
     """An operating system that nodes can run."""
 
@@ -28,7 +45,17 @@ class Guest(Model):
     tcg_cpu: Line
     """The CPU model under TCG; a plain one boots faster than `max`."""
     recipe: Line | None = None
-    """The script in cloud-init/images that builds the image."""
+    """The script in cloud-init/images that builds the image: where there are sources, in a machine on one of them."""
+    packages: Line | None = Field(default=None, exclude=True)
+    """URL of the distributor's package mirror, which the recipe installs from."""
+    sources: list[Source] = Field(default=[], exclude=True)
+    """Where the distributor's image can be had, the best first. Not exported: a plan and its digest go without it."""
+    isos: dict[str, str] = Field(default={}, exclude=True)
+    """Names of installation discs that the recipe can install from, with their sha256."""
+    lacks: dict[str, Line] = Field(default={}, exclude=True)
+    """Types of services that it cannot run, each with the reason as the end of a sentence."""
+    versions: dict[str, Line] = Field(default={}, exclude=True)
+    """Of the packages that steps and checks are made for, as far as it matters; `doctor --guest` asks for them."""
     facts: dict[str, str]
     """Paths, units and packages, for the steps' templates."""
 
@@ -39,8 +66,8 @@ def names() -> list[str]:
 
 
 def buildable() -> Guest:
-    """A guest whose image labctl can build."""
-    return next(guest for guest in map(load, names()) if guest.recipe)
+    """A guest whose image labctl can build of packages alone."""
+    return next(guest for guest in map(load, names()) if guest.recipe and not guest.sources)
 
 
 def load(name: str) -> Guest:

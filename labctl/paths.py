@@ -13,6 +13,16 @@ def images() -> Path:
     return platformdirs.user_data_path(_APP) / "images"
 
 
+def bases() -> Path:
+    """The distributors' images that images are made of."""
+    return platformdirs.user_data_path(_APP) / "bases"
+
+
+def topologies() -> Path:
+    """The user's topologies that can be named wherever he is."""
+    return platformdirs.user_data_path(_APP) / "topologies"
+
+
 def labs() -> Path:
     """A directory for each lab that is up."""
     return platformdirs.user_state_path(_APP) / "labs"
@@ -34,6 +44,17 @@ def sockets(name: str) -> Path:
 def cache() -> Path:
     """What can be worked out again."""
     return platformdirs.user_cache_path(_APP)
+
+
+def warm() -> Path:
+    """A directory for each lab as it was when it first served."""
+    return cache() / "warm"
+
+
+def checkpoints(lab: str | None = None) -> Path:
+    """What users have saved of a lab, or of all labs: a directory for each checkpoint."""
+    root = platformdirs.user_data_path(_APP) / "checkpoints"
+    return root / lab if lab else root
 
 
 def config_file() -> Path:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from pydantic import computed_field
 
+from labctl import guests
 from labctl.errors import LabError
 from labctl.guests import Guest
 from labctl.services import Frontend, Placement
@@ -99,6 +100,16 @@ class Plan(Model):
         raise LabError(f"The lab '{self.lab}' has no node called '{name}'.",
                        hint=did_you_mean(name, [node.name for node in self.nodes]))
 
+    def steps_of(self, service: str) -> list[tuple[PlannedNode, Step]]:
+        """All steps of a service, in order; raises LabError where there is no such service.
+
+        A step that several services share belongs to the first of them.
+        """
+        if service not in self.topology.services:
+            raise LabError(f"The lab '{self.lab}' has no service called '{service}'.",
+                           hint=did_you_mean(service, self.topology.services))
+        return [(node, step) for node in self.nodes for step in node.steps if step.service == service]
+
     def access_address(self, node: PlannedNode) -> IPv4Address:
         """Where the physical machine reaches a node: on the first network that it has an address on."""
         reachable = {network.name for network in self.networks if network.host}
@@ -110,18 +121,24 @@ class Plan(Model):
 
     def frontends(self) -> list[Frontend]:
         """What has to answer before the lab serves."""
-        return [frontend for service in self.topology.services.values() for frontend in service.frontends()]
+        return [frontend for service in self.topology.services.values()
+                for frontend in service.frontends(self.topology.services)]
 
 
 def make(topology: Topology, lab: str, guest: Guest) -> Plan:
-    """Work out the plan of `topology` as the lab called `lab`, with `guest` on every node."""
+    """Work out the plan of `topology` as the lab called `lab`, with `guest` on every node.
+
+    Raises LabError if the guest cannot run one of the services.
+    """
+    _refuse_what_the_guest_lacks(topology, guest)
     lab_uuid = uuid.uuid5(_NAMESPACE, lab)
     placements = _placements(topology)
     clients = topology.clients()
     return Plan(
         lab=lab,
         uuid=lab_uuid,
-        guest=guest,
+        # Where an image is from, and what it is asked, changes nothing in a lab.
+        guest=guest.model_copy(update={"sources": [], "packages": None, "isos": {}, "lacks": {}, "versions": {}}),
         topology=topology,
         networks=[
             PlannedNetwork(name=name, bridge=f"lab{position}", subnet=network.subnet, host=network.host)
@@ -140,18 +157,27 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
                               prefix=topology.networks[network].subnet.prefixlen)
                     for network, address in node.addresses.items()
                 ],
-                steps=_steps([pair for pair in placements if pair[1].node == name], guest),
+                steps=_steps([pair for pair in placements if pair[1].node == name], guest, lab_uuid),
             )
             for name, node in topology.nodes.items()
         ],
     )
 
 
+def _refuse_what_the_guest_lacks(topology: Topology, guest: Guest) -> None:
+    types = {name: service.type for name, service in topology.services.items()}
+    problems = [f"The service '{name}' cannot run on {guest.title}: {guest.lacks[kind]}."
+                for name, kind in types.items() if kind in guest.lacks]
+    if problems:
+        able = [f"'--guest {name}'" for name in guests.names() if not guests.load(name).lacks.keys() & types.values()]
+        raise LabError("\n".join(problems), hint=f"{' or '.join(able)} can.")
+
+
 def _placements(topology: Topology) -> list[tuple[str | None, Placement]]:
     return [*((None, placement) for placement in _base(topology)),
             *((name, placement)
-              for index, (name, service) in enumerate(topology.services.items())
-              for placement in service.placements(topology, name, index))]
+              for name, service in topology.services.items()
+              for placement in service.placements(topology, name, topology.services))]
 
 
 def _base(topology: Topology) -> Iterator[Placement]:
@@ -159,16 +185,18 @@ def _base(topology: Topology) -> Iterator[Placement]:
              for name, node in topology.nodes.items()]
     for name in topology.nodes:
         yield Placement(name, "base/hosts", {"hosts": hosts})
+        yield Placement(name, "base/packages")
 
 
-def _steps(placements: list[tuple[str | None, Placement]], guest: Guest) -> list[Step]:
+def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab_uuid: uuid.UUID) -> list[Step]:
     """Render one node's steps: the same step from two services is one; different ones get the service's name."""
     unique: list[tuple[str | None, Placement]] = []
     for service, placement in placements:
         if not any(placement == other for _, other in unique):
             unique.append((service, placement))
     names = [placement.step.rpartition("/")[2] for _, placement in unique]
-    return [render(placement, name if names.count(name) == 1 else f"{name}.{service}", service, guest)
+    return [render(placement, name if names.count(name) == 1 else f"{name}.{service}", service, guest,
+                   secret=uuid.uuid5(lab_uuid, f"secret/{service}").hex)
             for (service, placement), name in zip(unique, names, strict=True)]
 
 

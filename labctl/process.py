@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -48,17 +48,27 @@ def run(
     return result
 
 
-def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str]) -> int:
+def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str],
+               watch: Callable[[], None] | None = None) -> int:
     """Run a long script with its output in a file; returns its status.
 
-    If labctl is interrupted, everything the script has started is ended with it, and may clean up first.
+    `watch` is called every second meanwhile. If it raises, or labctl is interrupted, everything the script has started
+    is ended with it, and may clean up first. Raises CommandError if the program is missing.
     """
     words = [str(word) for word in argv]
     log.debug("%s", shlex.join(words))
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                               start_new_session=True, env={**os.environ, **environment})
     try:
-        return process.wait()
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   start_new_session=True, env={**os.environ, **environment})
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+    try:
+        while True:
+            try:
+                return process.wait(1 if watch else None)
+            except subprocess.TimeoutExpired:
+                assert watch
+                watch()
     except BaseException:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()

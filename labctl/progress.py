@@ -15,3 +15,23 @@ class Progress(Protocol):
 
     def passed(self, node: str, gate: Gate) -> None:
         """A node has passed a gate."""
+
+
+class Transfer(Protocol):
+    """Takes note of how a download goes."""
+
+    def say(self, text: str) -> None:
+        """Something the user should know, in one line."""
+
+    def moved(self, here: int, total: int | None) -> None:
+        """So many bytes of the file are here, of so many where that is known."""
+
+
+class Silent:
+    """A progress that nobody watches."""
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+
+    def passed(self, node: str, gate: Gate) -> None:
+        """See Progress."""

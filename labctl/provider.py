@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import libvirt
 
+from labctl import config
 from labctl.domain import NAMESPACE
 from labctl.errors import LabError
 
@@ -29,6 +31,8 @@ class Provider:
     """The domains, networks and volumes of the lab with this UUID, at one libvirt."""
 
     def __init__(self, uri: str, lab_uuid: str) -> None:
+        if urlsplit(uri).netloc:
+            config.must_be_online(f"connect to '{uri}'")
         self._lab_uuid = lab_uuid
         self._storage = threading.RLock()  # Nodes start in threads; a pool takes one change at a time.
         # libvirt prints errors on its own; they are raised as well, and said once.
@@ -60,6 +64,45 @@ class Provider:
         with _errors("The machine could not be started"):
             self._connection.createXML(xml)
 
+    def save(self, node: str, path: Path) -> None:
+        """Write a node's memory to a file; the domain is gone then."""
+        with _errors(f"The machine '{node}' could not be saved"):
+            self._domain(node).saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+    def restore(self, path: Path, xml: str | None = None, *, paused: bool = False) -> None:
+        """Start a transient domain as it was saved, or as `xml` has it since, and let it run unless it is `paused`."""
+        state = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+        with _errors("The machine could not be restored"):
+            self._connection.restoreFlags(str(path), xml, state)
+
+    def saved_xml(self, path: Path) -> str:
+        """The domain that was saved to a file."""
+        with _errors(f"'{path}' is not what was saved"):
+            return str(self._connection.saveImageGetXMLDesc(str(path), 0))
+
+    def suspend(self) -> None:
+        """Hold all nodes still, as close together as can be."""
+        with _errors("The machines could not be held still"):
+            for _, domain in list(self._domains()):
+                domain.suspend()
+
+    def resume(self) -> None:
+        """Let all nodes that are held still go on, as close together as can be."""
+        with _errors("The machines could not go on"):
+            for _, domain in list(self._domains()):
+                if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                    domain.resume()
+
+    def attach(self, node: str, xml: str) -> None:
+        """Plug a device into a node that runs."""
+        with _errors(f"A device could not be plugged into '{node}'"):
+            self._domain(node).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def versions(self) -> str:
+        """Of libvirt and of the emulator that it uses."""
+        with _errors("libvirt does not say which it is"):
+            return f"{self._connection.getLibVersion()} {self._connection.getVersion()}"
+
     def states(self) -> dict[str, str]:
         """The lab's nodes that exist, with their states; one that was destroyed does not exist."""
         with _errors("libvirt does not say which machines run"):
@@ -84,6 +127,9 @@ class Provider:
             except libvirt.libvirtError as error:
                 failures.append(f"{what}: {error}")
         return failures
+
+    def _domain(self, node: str) -> Any:
+        return next(domain for name, domain in self._domains() if name == node)
 
     def _domains(self) -> Iterator[tuple[str, Any]]:
         for domain in self._connection.listAllDomains():

@@ -51,8 +51,9 @@ class Room(ABC):
         """Whether the room still exists."""
 
     @abstractmethod
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes) -> Disks:
-        """Bring a node's files to where its domain can use them."""
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
+              base: Path | None = None) -> Disks:
+        """Bring a node's files to where its domain can use them; its disk is over the image's, or over `base`."""
 
     @abstractmethod
     def console(self, node: str) -> Path | None:
@@ -92,6 +93,7 @@ class PrivateRoom(Room):
     def open(self, plan: Plan) -> None:
         """Start the room's first process and wait for its libvirtd."""
         make_sockets_directory(self._sockets)
+        self._socket.unlink(missing_ok=True)  # Of a room that was killed, it would look like the new one's.
         bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"
                    for network in plan.networks]
         user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
@@ -101,7 +103,9 @@ class PrivateRoom(Room):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
         def remember_init() -> bool:
-            pids = children.read_text().split() if process.poll() is None else []
+            # Before it becomes the room, unshare has another child for a moment, which maps the subordinate ids.
+            pids = [pid for pid in children.read_text().split() if _program(int(pid)) == "sh"] \
+                if process.poll() is None else []
             if pids:
                 self._pid_file.write_text(f"{pids[0]} {_start_time(int(pids[0]))}")
             return bool(pids) or process.poll() is not None
@@ -131,17 +135,20 @@ class PrivateRoom(Room):
         """Whether process 1 runs; its start time tells it from a later process of the same number."""
         return self._init_pid() is not None
 
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes) -> Disks:  # noqa: ARG002
-        """An overlay over the store's image, and the seed, in the lab's directory."""
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,  # noqa: ARG002
+              base: Path | None = None) -> Disks:
+        """An overlay and the seed, in the lab's directory."""
         overlay = self._directory / "disks" / f"{node.name}.qcow2"
         seed_file = self._directory / "seeds" / f"{node.name}.iso"
         console = self._directory / "consoles" / f"{node.name}.log"
         for file in (overlay, seed_file, console):
             file.parent.mkdir(exist_ok=True)
         if not overlay.exists():
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, overlay])
+            # By a name beside it, so that it is found wherever the two are kept.
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.name if base else image.disk,
+                 overlay])
             seed_file.write_bytes(seed)
-        return Disks(overlay, seed_file, image.kernel, image.initrd, console)
+        return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console)
 
     def console(self, node: str) -> Path:
         """See the base class."""
@@ -180,7 +187,8 @@ class HostRoom(Room):
         """True: whether it can be reached shows when it is used."""
         return True
 
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes) -> Disks:
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
+              base: Path | None = None) -> Disks:
         """Upload the image once, the seed and an overlay for each node."""
         stem = image.manifest.digest[:16]
         base = provider.base_volume(f"{stem}.qcow2", image.disk)
@@ -190,6 +198,7 @@ class HostRoom(Room):
             seed=provider.lab_volume(f"{node.name}.iso", seed),
             kernel=provider.base_volume(f"{stem}.vmlinuz", image.kernel) if image.kernel else None,
             initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
+            media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
         )
 
     def console(self, node: str) -> None:  # noqa: ARG002
@@ -227,6 +236,14 @@ def _start_time(pid: int) -> int:
     if fields[0] == "Z":
         raise ProcessLookupError(pid)
     return int(fields[19])
+
+
+def _program(pid: int) -> str:
+    """What a process runs (proc(5): comm); empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _reap_children() -> None:

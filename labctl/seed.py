@@ -8,9 +8,11 @@ import pycdlib
 import yaml
 
 from labctl.plan import Plan, PlannedNode
+from labctl.steps import MARKERS
 
 CONFIGURED = "/var/lib/labctl/configured"
-"""Written by the last command of the first boot; what it says is the plan's digest."""
+"""Written by the last command of the first boot, beside the steps' markers; what it says is the plan's digest."""
+_NO_MORE = "/etc/cloud/cloud-init.disabled"
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,17 @@ def _commands(plan: Plan, node: PlannedNode) -> list[str]:
     the script stops at the first and says on the console which step it was in."""
     commands = [
         "set -e",
+        # Under TCG a reload costs seconds. The files of all steps are there by now, so that one serves them all.
+        "systemctl daemon-reload",
+        "systemctl() { command systemctl --no-reload \"$@\"; }",
+        f"mkdir -p {MARKERS}",
         f"""trap 'test $? = 0 || echo "labctl: the step {node.name}/$step failed" >/dev/console' EXIT""",
     ]
     for step in node.steps:
-        if step.runcmd:
-            commands += [f"step={step.name}", *step.runcmd]
-    return [*commands, f"mkdir -p {CONFIGURED.rpartition('/')[0]}", f"echo {plan.digest} >{CONFIGURED}"]
+        commands += [f"step={step.name}", *step.runcmd, f"touch {step.marker}"]
+    # cloud-init has done its work: at each further boot it would start three times to find that out. What is on
+    # record as configured has to outlive a crash; without the sync files are empty on disk for up to half a minute.
+    return [*commands, f"touch {_NO_MORE}", f"echo {plan.digest} >{CONFIGURED}", "sync"]
 
 
 def _network_config(node: PlannedNode) -> dict[str, Any]:

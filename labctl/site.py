@@ -78,6 +78,11 @@ class Site(Model):
         """The name of a node's network interface (eth0, eth1 … in the order of the file)."""
         return f"eth{list(self.nodes[node].addresses).index(network)}"
 
+    def address_from(self, asker: str, node: str) -> IPv4Address | None:
+        """A node's address on a network that `asker` is on as well; None where they share none."""
+        return next((address for network, address in self.nodes[node].addresses.items()
+                     if network in self.nodes[asker].addresses), None)
+
     def clients(self) -> list[str]:
         """The nodes that checks run from."""
         return [name for name, node in self.nodes.items() if node.client or name == "client"]

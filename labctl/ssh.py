@@ -34,6 +34,17 @@ class Ssh:
             raise Unreachable(f"The node '{node}' cannot be reached by SSH: {reason}.")
         return result
 
+    def do(self, node: str, script: str, timeout: float, failure: str) -> str:
+        """Run a script that has to succeed, and return what it printed.
+
+        Raises Unreachable as `run` does, LabError with `failure` and the script's last line otherwise.
+        """
+        result = self.run(node, script, timeout)
+        if result.returncode:
+            said = (result.stderr or result.stdout).strip().splitlines()
+            raise LabError(f"{failure}: {said[-1] if said else 'no output'}")
+        return result.stdout
+
     def close(self, node: str) -> None:
         """Drop the shared connection to a node, which is stale once the node was restarted."""
         run(["ssh", "-F", self._config, "-O", "exit", node], check=False)

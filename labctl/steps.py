@@ -13,6 +13,9 @@ from labctl.services import Placement
 from labctl.site import Model
 from labctl.yamlfile import read_file
 
+MARKERS = "/var/lib/labctl/steps"
+"""The guest's directory with an empty file for each step that is done, called like the step."""
+
 
 class File(Model):
     """A file a step writes, whole."""
@@ -44,15 +47,23 @@ class Step(Template):
     service: str | None
     """The service that asked for it; None for what every node gets."""
 
+    @property
+    def marker(self) -> str:
+        """The file that is there while the step is done, and not while it is being done or taken back."""
+        return f"{MARKERS}/{self.name}"
+
 
 # Shell and configuration files, not HTML: nothing is escaped.
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
                             lstrip_blocks=True, autoescape=False)
 
 
-def render(placement: Placement, name: str, service: str | None, guest: Guest) -> Step:
-    """Fill in a step's template; strings are templates, structure is not, so values cannot change it."""
-    values = {**placement.values, "node": placement.node, "service": service, "guest": guest.facts}
+def render(placement: Placement, name: str, service: str | None, guest: Guest, secret: str) -> Step:
+    """Fill in a step's template; strings are templates, structure is not, so values cannot change it.
+
+    `secret` is what the service's nodes, and no others, use as a key.
+    """
+    values = {**placement.values, "node": placement.node, "service": service, "guest": guest.facts, "secret": secret}
     filled = _fill(_fragment(placement.step, guest.family), values)
     return Step(name=name, kind=placement.step, service=service, **filled)
 
@@ -74,17 +85,20 @@ def _fill(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def apply_script(step: Step) -> str:
-    """The shell script that does a step on a running guest; stops at the first command that fails."""
-    parts = ["set -e"]
+    """The shell script that does a step on a running guest; stops at the first command that fails.
+
+    A crash afterwards loses nothing of it: written files are empty for up to half a minute without the sync.
+    """
+    parts = ["set -e", f"rm -f {step.marker}"]
     for file in step.write_files:
         parts += [
             f"mkdir -p '{file.path.rpartition('/')[0] or '/'}'",
             f"cat >'{file.path}' <<'END-OF-FILE'\n{file.content}END-OF-FILE",
             f"chmod {file.permissions} '{file.path}'",
         ]
-    return "\n".join([*parts, *step.runcmd, ""])
+    return "\n".join([*parts, *step.runcmd, f"mkdir -p {MARKERS}", f"touch {step.marker}", "sync", ""])
 
 
 def undo_script(step: Step) -> str:
     """The shell script that takes a step back."""
-    return "\n".join(["set -e", *step.undo, ""])
+    return "\n".join(["set -e", f"rm -f {step.marker}", *step.undo, "sync", ""])

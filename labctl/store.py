@@ -4,26 +4,31 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl import guests, paths
+from labctl import bases, builder, config, guests, paths
+from labctl.builder import RecipeError
 from labctl.errors import LabError
+from labctl.files import sha256
 from labctl.guests import Guest
 from labctl.process import CommandError, run, run_script
 from labctl.resources import IMAGES
 from labctl.site import Model
 from labctl.suggest import did_you_mean
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _MANIFEST = "manifest.json"
 _UNREACHABLE = ("Could not resolve", "Temporary failure resolving", "Could not connect", "Unable to connect",
-                "Connection refused", "Connection timed out", "Failed to fetch")
+                "Connection refused", "Connection timed out", "Failed to fetch", "Couldn't resolve", "Couldn't connect",
+                "Could not retrieve")
+_ERRORS = ("E: ", "Error: ", "error: ")
+"""How package managers begin to say what is wrong."""
 
 
 class ImageFile(Model):
@@ -42,6 +47,8 @@ class Manifest(Model):
     recipe_sha256: str
     files: dict[str, ImageFile]
     packages: dict[str, str]
+    base: bases.Manifest | None = None
+    """Where the base is from that it was made of, if it was."""
 
     @property
     def digest(self) -> str:
@@ -73,6 +80,16 @@ class Image(Model):
         return self.path / "initrd.img" if "initrd.img" in self.manifest.files else None
 
     @property
+    def media(self) -> Path | None:
+        """A file system with a package repository, the only one that the lab's machines know."""
+        return self.path / "media.img" if "media.img" in self.manifest.files else None
+
+    @property
+    def waiting_args(self) -> str:
+        """The kernel arguments by which a machine waits for its identity; empty where the image does not know how."""
+        return (self.path / "waiting_args").read_text().strip() if "waiting_args" in self.manifest.files else ""
+
+    @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(file.size for file in self.manifest.files.values())
@@ -84,12 +101,16 @@ def images() -> list[Image]:
     return [_open(link) for link in sorted(root.iterdir()) if link.is_symlink()] if root.is_dir() else []
 
 
+def exists(name: str) -> bool:
+    """Whether there is an image of a guest, sound or not."""
+    return (paths.images() / name).is_symlink()
+
+
 def find(name: str) -> Image:
     """The image of a guest. Raises LabError if there is none, or if it is not what was put there."""
-    link = paths.images() / name
-    if not link.is_symlink():
+    if not exists(name):
         raise LabError(f"There is no image of '{name}' in the store.", hint=_how_to_get(name))
-    image = _open(link)
+    image = _open(paths.images() / name)
     for file_name, file in image.manifest.files.items():
         path = image.path / file_name
         if not path.is_file() or path.stat().st_size != file.size:
@@ -98,45 +119,71 @@ def find(name: str) -> Image:
     return image
 
 
-def build(guest: Guest, mirror: str, log: Path, in_use: Collection[str]) -> Image:
+def current(guest: Guest) -> Image:
+    """The image that a guest's steps are made for. Raises LabError if there is none, or one of another recipe."""
+    image = find(guest.name)
+    if guest.recipe and image.manifest.recipe_sha256 != _recipe_digest(IMAGES / guest.recipe, image.manifest.base):
+        raise LabError(f"The image of '{guest.name}' was built by another version of its recipe.",
+                       hint=f"'labctl image build {guest.name}' makes it anew.")
+    return image
+
+
+def build(guest: Guest, mirror: str | None, log: Path, in_use: Collection[str], iso: Path | None = None,
+          say: Callable[[str], None] = lambda _: None) -> Image:
     """Build a guest's image by its recipe, and put it in the place of the one before.
 
-    What the recipe prints goes to `log`. Images whose digest is in `in_use` are kept. Raises LabError if the
-    guest has no recipe or the recipe fails; the store is then as it was.
+    Packages are from `mirror`, or else from the distributor, and from the installation disc `iso` as far as it has
+    them. What the recipe prints goes to `log`, and how it goes to `say`. Images whose digest is in `in_use` are kept.
+    Raises LabError if the guest has no recipe or lacks its base, if the disc is of another release, and if the recipe
+    fails; the store is then as it was.
     """
     if guest.recipe is None:
         raise LabError(f"labctl has no recipe to build an image of '{guest.name}'.", hint=_how_to_get(guest.name))
     recipe = IMAGES / guest.recipe
-    with _locked() as root:
-        for leftover in root.glob(".building-*"):
-            _remove(leftover)
-        work = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+    base = bases.find(guest.name) if guest.sources else None
+    if iso:
+        _check_iso(guest, iso)
+    mirror = (mirror or guest.packages or "").rstrip("/")
+    config.must_be_online(f"build an image from '{mirror}'")
+    with _working() as (root, work):
         try:
-            _run_recipe(guest, recipe, work, mirror, log)
-            manifest = _seal(guest, recipe, work)
-            home = root / f"sha256-{manifest.digest}"
-            if home.exists():
-                _remove(home)
-            work.rename(home)
-        finally:
-            _remove(work)
-        link = root / f".{guest.name}.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(home.name)
-        link.rename(root / guest.name)
+            if base:
+                builder.customise(guest, base, recipe, {"MIRROR": mirror}, iso, work, log, say)
+            else:
+                _run_recipe(recipe, work, mirror, log)
+        except RecipeError:
+            raise _failure(guest, mirror, log) from None
+        _place(root, work, _seal(guest, recipe, work, base))
         _drop_unnamed(root, in_use)
     return find(guest.name)
 
 
+@contextmanager
+def receiving(manifests: Collection[Manifest], in_use: Collection[str]) -> Iterator[Path]:
+    """A directory to put the files of images in, each image's below the name of its guest; then they are in the store.
+
+    Images whose digest is in `in_use` are kept. After an error in the block the store is as it was.
+    """
+    with _working() as (root, work):
+        for manifest in manifests:
+            (work / manifest.guest).mkdir()
+        yield work
+        for manifest in manifests:
+            _finish(work / manifest.guest, manifest)
+        for manifest in manifests:
+            _place(root, work / manifest.guest, manifest)
+        _drop_unnamed(root, in_use)
+
+
 def remove(name: str, users: Collection[str]) -> None:
-    """Remove an image. Raises LabError if there is none, or if the labs in `users` run on it."""
+    """Remove an image. Raises LabError if there is none, or if `users` need it."""
     with _locked() as root:
         link = root / name
         if not link.is_symlink():
             raise LabError(f"There is no image of '{name}' in the store.", hint="'labctl image list' shows them.")
         if users:
             raise LabError(f"The image of '{name}' is in use by {', '.join(sorted(users))}.",
-                           hint=f"'labctl down {min(users)}' first.")
+                           hint="'labctl list' and 'labctl checkpoint list' show what has to go first.")
         home = link.resolve()
         link.unlink()
         _remove(home)
@@ -154,11 +201,15 @@ def _open(link: Path) -> Image:
 def _how_to_get(name: str) -> str:
     if name not in guests.names():
         return did_you_mean(name, guests.names())
-    if guests.load(name).recipe:
+    guest, base, instead = guests.load(name), bases.exists(name), guests.buildable()
+    if guest.recipe and (base or not guest.sources):
         return f"'labctl image build {name}' builds it."
-    instead = guests.buildable()
-    build = "" if (paths.images() / instead.name).exists() else f"'labctl image build {instead.name}' builds one, then "
-    return (f"{build}'--guest {instead.name}' (or 'guest: {instead.name}' in {paths.config_file()}) uses "
+    build = "" if exists(instead.name) else f"'labctl image build {instead.name}' builds one, then "
+    if guest.recipe:
+        return (f"'labctl image pull {name}' gets what it is made of, then 'labctl image build {name}' builds it. "
+                f"Or {build}'--guest {instead.name}' uses {instead.title} instead.")
+    remark = "labctl cannot make one of the base that is there yet. " if base else ""
+    return (f"{remark}{build}'--guest {instead.name}' (or 'guest: {instead.name}' in {paths.config_file()}) uses "
             f"{instead.title} instead.")
 
 
@@ -173,52 +224,101 @@ def _locked() -> Iterator[Path]:
         raise LabError("Another labctl is changing the image store.", hint="Try again when it is done.") from None
 
 
-def _run_recipe(guest: Guest, recipe: Path, work: Path, mirror: str, log: Path) -> None:
+def _recipe_digest(recipe: Path, base: object) -> str:
+    """Of all that decides what a recipe makes of a base, or, without one, of packages alone."""
+    if base is None:
+        return sha256(recipe)
+    return hashlib.sha256(recipe.with_name(builder.LIBRARY).read_bytes() + recipe.read_bytes()).hexdigest()
+
+
+def _check_iso(guest: Guest, iso: Path) -> None:
+    if not guest.isos:
+        raise LabError(f"The image of '{guest.name}' is not built from an installation disc.", hint="Leave out --iso.")
+    if not iso.is_file():
+        raise LabError(f"There is no file '{iso}'.")
+    found = sha256(iso)
+    if found not in guest.isos.values():
+        known = ", ".join(f"{name} ({digest})" for name, digest in guest.isos.items())
+        raise LabError(f"'{iso}' is no installation disc of {guest.title} that labctl knows: its sha256 is {found}.",
+                       hint=f"Known: {known}.")
+
+
+@contextmanager
+def _working() -> Iterator[tuple[Path, Path]]:
+    """The store, for whoever changes it, and a directory in it that is gone afterwards."""
+    with _locked() as root:
+        for leftover in root.glob(".building-*"):
+            _remove(leftover)
+        work = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+        try:
+            yield root, work
+        finally:
+            _remove(work)
+
+
+def _run_recipe(recipe: Path, work: Path, mirror: str, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    mirror = mirror.rstrip("/")
     with log.open("wb") as output:
         environment = {"MIRROR": mirror, "SECURITY_MIRROR": f"{mirror}-security"}
-        status = run_script(["sh", recipe, work], output, environment)
-    if status:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        if any(sign in line for line in lines for sign in _UNREACHABLE):
-            raise CommandError(f"The image of '{guest.name}' could not be built: the mirror '{mirror}' could not be "
-                               "reached.", hint=f"'--mirror URL' names another one; the log is '{log}'.")
-        errors = [line for line in lines if line.startswith("E: ") or "No space left" in line] or lines[-1:]
-        reason = errors[0].removeprefix("E: ") if errors else "it said nothing"
-        raise CommandError(f"The image of '{guest.name}' could not be built: {reason}",
-                           hint=f"'labctl doctor' says what is missing; the log is '{log}'.")
+        if run_script(["sh", recipe, work], output, environment):
+            raise RecipeError("The recipe failed.")
 
 
-def _seal(guest: Guest, recipe: Path, work: Path) -> Manifest:
+def _failure(guest: Guest, mirror: str, log: Path) -> CommandError:
+    """Why a recipe has failed, as far as its output since the last step tells."""
+    step, lines = builder.last_step(log)
+    at = f" at the step '{step}'" if step else ""
+    server = urlsplit(mirror).hostname or ""
+    if any(sign in line and server in line for line in lines for sign in _UNREACHABLE):
+        return CommandError(f"The image of '{guest.name}' could not be built{at}: the mirror '{mirror}' could not be "
+                            "reached.", hint=f"'--mirror URL' names another one; the log is '{log}'.")
+    errors = [line for line in lines if line.startswith(_ERRORS) or "No space left" in line] or lines[-1:]
+    reason = errors[0].removeprefix("E: ") if errors else "it said nothing"
+    return CommandError(f"The image of '{guest.name}' could not be built{at}: {reason}",
+                        hint=f"'labctl doctor' says what is missing; the log is '{log}'.")
+
+
+def _seal(guest: Guest, recipe: Path, work: Path, base: bases.Base | None) -> Manifest:
     listing = work / "packages.txt"
     packages = dict(line.split(" ", 1) for line in listing.read_text().splitlines())
     listing.unlink()
     manifest = Manifest(
         guest=guest.name,
         built=datetime.now().astimezone().replace(microsecond=0),
-        recipe_sha256=_sha256(recipe),
-        files={path.name: ImageFile(sha256=_sha256(path), size=path.stat().st_size)
+        recipe_sha256=_recipe_digest(recipe, base),
+        files={path.name: ImageFile(sha256=sha256(path), size=path.stat().st_size)
                for path in sorted(work.iterdir())},
         packages=packages,
+        base=base.manifest if base else None,
     )
+    _finish(work, manifest)
+    return manifest
+
+
+def _finish(work: Path, manifest: Manifest) -> None:
     for path in work.iterdir():
         path.chmod(0o444)
     (work / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     work.chmod(0o755)
-    return manifest
+
+
+def _place(root: Path, work: Path, manifest: Manifest) -> None:
+    """Give a finished directory its place, and its guest's name: what had that before has lost it then."""
+    home = root / f"sha256-{manifest.digest}"
+    if home.exists():
+        _remove(home)
+    work.rename(home)
+    link = root / f".{manifest.guest}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(home.name)
+    link.rename(root / manifest.guest)
 
 
 def _drop_unnamed(root: Path, in_use: Collection[str]) -> None:
     named = {link.resolve() for link in root.iterdir() if link.is_symlink()}
     for home in root.glob("sha256-*"):
-        if home not in named and home.name.removeprefix("sha256-") not in in_use:
+        if home.resolve() not in named and home.name.removeprefix("sha256-") not in in_use:
             _remove(home)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(directory: Path) -> None:

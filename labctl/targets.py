@@ -1,11 +1,13 @@
-"""What people type to name a lab or a node: LAB, LAB/NODE, NODE, or nothing."""
+"""What people type to name a lab, nodes or steps: LAB, LAB/NODE, NODE, NODE/STEP, SERVICE, or nothing."""
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from labctl import lab
 from labctl.errors import LabError
 from labctl.lab import Lab
 from labctl.plan import PlannedNode
+from labctl.steps import Step
 from labctl.suggest import did_you_mean
 
 
@@ -28,18 +30,23 @@ def one_node(target: str) -> tuple[Lab, PlannedNode]:
     if slash:
         found = lab.open_lab(name)
         return found, found.plan.node(node)
-    labs = [lab.open_lab(name) for name in lab.names()]
-    if not labs:
-        one_lab(None)
-    matches = [(candidate, planned) for candidate in labs for planned in candidate.plan.nodes
-               if planned.name == target]
-    if len(matches) > 1:
-        options = ", ".join(f"{candidate.name}/{target}" for candidate, _ in matches)
-        raise LabError(f"Several labs have a node called '{target}'; say which one.", hint=f"They are: {options}.")
-    if not matches:
-        known = [planned.name for candidate in labs for planned in candidate.plan.nodes]
-        raise LabError(f"No lab that is up has a node called '{target}'.", hint=did_you_mean(target, known))
-    return matches[0]
+    found = _only_lab_with("node", target, _node_names)
+    return found, found.plan.node(target)
+
+
+def some_steps(target: str) -> tuple[Lab, list[tuple[PlannedNode, Step]]]:
+    """The step `NODE/STEP`, or all steps of `SERVICE`, in order; each also after `LAB/`. Raises LabError."""
+    place, slash, name = target.rpartition("/")
+    if not slash:
+        found = _only_lab_with("service", name, _service_names)
+        return found, found.plan.steps_of(name)
+    if place in lab.names():
+        found = lab.open_lab(place)
+        # A node that is called like a lab keeps its steps.
+        if name in _service_names(found) or not any(place in _node_names(each) for each in _labs()):
+            return found, found.plan.steps_of(name)
+    found, node = one_node(place)
+    return found, [(node, node.step(name))]
 
 
 def some_nodes(target: str) -> tuple[Lab, list[PlannedNode]]:
@@ -54,3 +61,30 @@ def some_nodes(target: str) -> tuple[Lab, list[PlannedNode]]:
         raise LabError(f"No node of '{found.name}' matches '{pattern}'.",
                        hint=f"Its nodes are: {', '.join(node.name for node in found.plan.nodes)}.")
     return found, nodes
+
+
+def _labs() -> list[Lab]:
+    return [lab.open_lab(name) for name in lab.names()]
+
+
+def _node_names(found: Lab) -> list[str]:
+    return [node.name for node in found.plan.nodes]
+
+
+def _service_names(found: Lab) -> list[str]:
+    return list(found.plan.topology.services)
+
+
+def _only_lab_with(kind: str, name: str, names_in: Callable[[Lab], list[str]]) -> Lab:
+    """The only lab that has a node or service of this name. Raises LabError with the candidates."""
+    labs = _labs()
+    if not labs:
+        one_lab(None)
+    matches = [each for each in labs if name in names_in(each)]
+    if len(matches) > 1:
+        options = ", ".join(f"{each.name}/{name}" for each in matches)
+        raise LabError(f"Several labs have a {kind} called '{name}'; say which one.", hint=f"They are: {options}.")
+    if not matches:
+        known = {known for each in labs for known in names_in(each)}
+        raise LabError(f"No lab that is up has a {kind} called '{name}'.", hint=did_you_mean(name, known))
+    return matches[0]

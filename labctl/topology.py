@@ -1,6 +1,6 @@
 """The topology language: text in, a frozen Topology or the list of everything wrong out. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from labctl.errors import InputError, Problem
+from labctl.errors import InputError, LabError, Problem
 from labctl.services import AnyService, Finding, Service
 from labctl.site import NAME_PATTERN, Line, Name, Network, Node, Site
 from labctl.suggest import did_you_mean
@@ -25,20 +25,25 @@ class Topology(Site):
     services: dict[Name, AnyService] = Field(default_factory=dict, max_length=64)
 
 
-def parse(text: str, file: str | Path) -> Topology:
-    """Read a topology; `file` is its name in messages. Raises InputError with every problem found."""
+def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
+    """Read a topology; `file` is its name in messages, and `changes` (PATH=VALUE) are made to it first.
+
+    Raises InputError with every problem found, LabError for a change that cannot be made.
+    """
     document = read(text, file)
     if not isinstance(document.data, dict):
         raise InputError(file, [Problem(1, "a topology is a mapping with 'title', 'networks', 'nodes'.")])
+    for change in changes:
+        _change(document, change)
     topology: Topology | None = None
     details: list[ErrorDetails] = []
     try:
         topology = Topology.model_validate(document.data)
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems = [_problem(detail, document) for detail in details]
+    problems = [_shape_problem(detail, document) for detail in details]
     findings = _findings(topology) if topology else _partial_findings(document.data, details)
-    problems += [Problem(document.line_of(finding.location), finding.message) for finding in findings]
+    problems += [_problem(finding.location, finding.message, document) for finding in findings]
     if problems or topology is None:
         raise InputError(file, problems, hint="'labctl schema' prints what a topology may contain.")
     return topology
@@ -54,6 +59,33 @@ def json_schema() -> dict[str, Any]:
             if "patternProperties" in value:
                 value["additionalProperties"] = False
     return schema
+
+
+# ---- Changes -----------------------------------------------------------------------------------------
+
+
+def _change(document: Document, change: str) -> None:
+    """Make a change such as `services.web.scheduler=wrr`. Raises LabError if it cannot be made."""
+    path, equals, text = change.partition("=")
+    if not equals or not path.isprintable():
+        raise LabError(f"--set {change}: this is no PATH=VALUE.", hint="Such as --set services.web.scheduler=wrr.")
+    location = tuple(path.split("."))
+    place = document.data
+    for depth, key in enumerate(location):
+        if not isinstance(place, dict):
+            raise LabError(f"--set {path}: {_place(location[:depth])} is no mapping.",
+                           hint="A list or a single value is set as a whole.")
+        if key not in place and depth < len(location) - 1:
+            whole = ".".join(location[:depth + 1])
+            raise LabError(f"--set {path}: there is no '{key}' in {_place(location[:depth])}.",
+                           hint=f"{did_you_mean(key, place)} --set '{whole}={{...}}' adds it as a whole.")
+        place = place.get(key)
+    try:
+        value = read(text, path)
+    except InputError as error:
+        raise LabError(f"--set {path}: {error.problems[0].message}",
+                       hint="VALUE is YAML: a word, a number, [a, b] or {key: value}.") from None
+    document.replace(location, value)
 
 
 # ---- Rules that look at more than one value -----------------------------------------------------------
@@ -147,7 +179,7 @@ def _is_host(address: IPv4Address, subnet: IPv4Network) -> bool:
 # ---- Pydantic's errors in our words ------------------------------------------------------------------
 
 
-def _problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa: PLR0912 (one branch per kind of error)
+def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa: PLR0912 (one branch per kind of error)
     location = _location_in_file(detail["loc"], document)
     where = ".".join(str(part) for part in location) or "the file"
     last = str(detail["loc"][-1]) if detail["loc"] else ""
@@ -186,6 +218,12 @@ def _problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa: PLR0
         case _:
             message = detail["msg"][:1].lower() + detail["msg"][1:]
             text = f"{where}: {message}, not {_given(detail['input'])}."
+    return _problem(location, text, document)
+
+
+def _problem(location: Location, text: str, document: Document) -> Problem:
+    if any(location[:len(part)] == part for part in document.replaced):
+        text += " It comes from --set."
     return Problem(document.line_of(location), text)
 
 
@@ -232,7 +270,9 @@ def _known_keys(location: Location, document: Document) -> list[str]:
         model, rest = Network, rest[2:]
     for part in rest:
         annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = next((each for each in (annotation, *get_args(annotation))  # `Check`, or `Check | None`
+                      if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        if inner is None:
             return []
-        model = annotation
+        model = inner
     return list(model.model_fields)

@@ -2,6 +2,8 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +24,20 @@ class Document:
 
     data: Any
     lines: dict[Location, int] = field(default_factory=dict)
+    replaced: list[Location] = field(default_factory=list)
+    """The parts that are not the file's own any more."""
+
+    def replace(self, location: Location, other: "Document") -> None:
+        """Put another document in the place of a part; what the part is in has to be there.
+
+        In messages it has the line of what was there, or of the nearest part that is in the file.
+        """
+        line = self.line_of(location)
+        *above, last = location
+        reduce(getitem, above, self.data)[last] = other.data
+        self.lines = {part: number for part, number in self.lines.items() if part[:len(location)] != location}
+        self.lines |= dict.fromkeys([location, *((*location, *part) for part in other.lines)], line)
+        self.replaced.append(location)
 
     def line_of(self, location: Location) -> int:
         """The line of the nearest part that is in the file."""

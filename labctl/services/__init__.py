@@ -4,10 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from labctl.services.base import Finding, Frontend, Placement, Service
+from labctl.services.base import Failover, Finding, Frontend, Placement, Service
+from labctl.services.haproxy import Haproxy
+from labctl.services.heartbeat import Heartbeat
 from labctl.services.httpd import Httpd
 from labctl.services.ipvs import Ipvs
+from labctl.services.nginx import Nginx
+from labctl.services.nginx_vhosts import NginxVhosts
+from labctl.services.ntp import Ntp
+from labctl.services.router import Router
+from labctl.services.vrrp import Vrrp
 
-AnyService = Annotated[Httpd | Ipvs, Field(discriminator="type")]
+AnyService = Annotated[Haproxy | Heartbeat | Httpd | Ipvs | Nginx | NginxVhosts | Ntp | Router | Vrrp,
+                       Field(discriminator="type")]
 
-__all__ = ["AnyService", "Finding", "Frontend", "Httpd", "Ipvs", "Placement", "Service"]
+__all__ = ["AnyService", "Failover", "Finding", "Frontend", "Haproxy", "Heartbeat", "Httpd", "Ipvs", "Nginx",
+           "NginxVhosts", "Ntp", "Placement", "Router", "Service", "Vrrp"]

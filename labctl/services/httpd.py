@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from labctl.services.base import Finding, Placement, Service, unknown_nodes
+from labctl.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
 from labctl.site import MAX_NODES, Name, Site
 
-PORT = 80
+DEFAULT_PORT = 80
+"""Where the packaged configuration listens in any case."""
 
 
 class Httpd(Service):
@@ -16,22 +17,25 @@ class Httpd(Service):
 
     type: Literal["httpd"]
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
-        for position, node in enumerate(self.nodes):
-            for other_name, other in services.items():
-                if other_name != name and PORT in other.ports_on(node):
-                    message = f"'{other_name}' serves port {PORT} on '{node}' already."
-                    yield Finding(("nodes", position), message)
+        # Two of them on one node are one program that listens on both ports.
+        others = {other: service for other, service in services.items()
+                  if not isinstance(service, Httpd) or service.port == self.port or other == name}
+        for port in sorted({DEFAULT_PORT, self.port}):
+            yield from taken_ports(name, self.nodes, port, others)
 
-    def placements(self, site: Site, name: str, index: int) -> Iterator[Placement]:  # noqa: ARG002
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
         """See the base class."""
         for node in self.nodes:
             yield Placement(node, "httpd/page")
+            if self.port != DEFAULT_PORT:
+                yield Placement(node, "httpd/port", {"port": self.port})
             yield Placement(node, "httpd/httpd")
 
     def ports_on(self, node: str) -> set[int]:
         """See the base class."""
-        return {PORT} if node in self.nodes else set()
+        return {DEFAULT_PORT, self.port} if node in self.nodes else set()

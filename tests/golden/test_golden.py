@@ -1,4 +1,4 @@
-"""Every file that labctl makes of every shipped topology on every guest, against the expected one."""
+"""What labctl makes of every shipped topology on every guest: all files of two labs, the steps of all."""
 
 from functools import cache
 from pathlib import Path
@@ -11,28 +11,35 @@ from labctl.seed import KeyPair, Keys
 
 EXPECTED = Path(__file__).parent / "expected"
 SHIPPED = {path.stem: path for path in sorted(TOPOLOGIES.glob("*.yaml"))}
-CASES = [(name, guest) for name in SHIPPED for guest in guests.names()]
+FULL = ("lvs-dr", "lvs-dr-keepalived")
+CASES = [(name, guest) for name, path in SHIPPED.items() for guest in guests.names()
+         if not guests.load(guest).lacks.keys() & {service.type for service in topology.parse(
+             path.read_text(), name).services.values()}]
 
 
 @cache
 def rendered(name: str, guest: str) -> dict[str, str]:
-    """All files of a lab, by their path below expected/TOPOLOGY/GUEST."""
+    """A lab's files, by their path below expected/TOPOLOGY/GUEST."""
     lab = plan.make(topology.parse(SHIPPED[name].read_text(), name), name, guests.load(guest))
+    lines: list[str] = []
+    display.sheet(lab, lab.nodes, lines.append)
+    steps = {"steps.md": "\n".join([*lines, ""])}
+    return steps | _files(lab) if name in FULL else steps
+
+
+def _files(lab: plan.Plan) -> dict[str, str]:
     keys = Keys(
         login=KeyPair("LOGIN-PRIVATE-KEY\n", "LOGIN-PUBLIC-KEY\n"),
         hosts={node.name: KeyPair(f"HOST-PRIVATE-KEY {node.name}\n", f"HOST-PUBLIC-KEY {node.name}\n")
                for node in lab.nodes},
     )
-    home = Path("/labs") / name
+    home = Path("/labs") / lab.lab
     files = {
         "known_hosts": access.known_hosts(lab, keys),
         "ssh_config": access.ssh_config(
             lab, home / "id", home / "known_hosts", Path("/run/labctl"), "PROXY %h %p"
         ),
     }
-    lines: list[str] = []
-    display.sheet(lab, lab.nodes, lines.append)
-    files["steps.md"] = "\n".join([*lines, ""])
     for network in lab.networks:
         files[f"networks/{network.name}.xml"] = domain.network_xml(lab, network, own_bridge=True)
     direct = lab.guest.boot == "direct"
@@ -81,6 +88,6 @@ def test_no_file_is_expected_that_is_made_no_more(regenerate: bool) -> None:
     assert leftover == []
 
 
-def test_every_topology_is_expected_on_every_guest() -> None:
+def test_every_topology_is_expected_on_every_guest_that_can_run_it() -> None:
     assert CASES
     assert {tuple(path.split("/")[:2]) for path in MADE} == set(CASES)

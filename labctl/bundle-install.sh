@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs labctl from a bundle, without a network, and has it load the bundle's images and topologies.
+#
+#   sh install.sh BUNDLE [DIRECTORY]      labctl goes to DIRECTORY, by default ~/.local/share/labctl/venv
+#
+# May be run again, also with a newer bundle.
+set -eu
+
+die() { printf 'install.sh: %s\n            %s\n' "$1" "$2" >&2; exit 2; }
+
+[ $# -ge 1 ] || die 'The bundle is not named.' 'sh install.sh BUNDLE [DIRECTORY]'
+bundle=$1
+home=${2:-${XDG_DATA_HOME:-$HOME/.local/share}/labctl/venv}
+[ -f "$bundle" ] || die "There is no file '$bundle'." 'sh install.sh BUNDLE [DIRECTORY]'
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if ! { tar -xf "$bundle" -C "$work" manifest.json SHA256SUMS wheels &&
+    (cd "$work" && sha256sum -c --quiet SHA256SUMS); }; then
+    die "'$bundle' is damaged, or no bundle of labctl." 'Copy it again from where it was made.'
+fi
+
+# Some of the wheels are compiled, for one version of Python.
+python=python$(sed -n 's/^  "python": "\(.*\)",$/\1/p' "$work/manifest.json")
+command -v "$python" >/dev/null ||
+    die "The bundle is for $python, which is not installed." "Make the bundle on a machine with this one's Python."
+"$python" -m venv "$home" ||
+    die "$python could not make a virtual environment in '$home'." \
+        "On Debian and Ubuntu it needs the package $python-venv."
+"$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$work/wheels" \
+    --force-reinstall cluster-labctl
+
+"$home/bin/labctl" bundle load "$bundle"
+echo "labctl is installed: $home/bin/labctl" >&2

@@ -1,0 +1,53 @@
+"""Commands for bundles."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labctl import bundle, catalog, display, guests, rewind, store
+from labctl.cli.common import bundle_app, err, topology_names
+from labctl.errors import LabError
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, a tar file.", show_default=False)]
+
+
+@bundle_app.command("create")
+def bundle_create(
+    file: FileArgument,
+    images: Annotated[list[str] | None, typer.Option(
+        "--image", metavar="GUEST", help="Only this image; may be repeated. All in the store, if it is left out.",
+        autocompletion=guests.names, show_default=False)] = None,
+    topologies: Annotated[list[str] | None, typer.Option(
+        "--topology", metavar="TOPOLOGY", help="A topology of yours, a file or a name; may be repeated. The shipped "
+        "ones come with labctl.", autocompletion=topology_names, show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
+) -> None:
+    """Pack images, topologies and labctl itself for a machine without a network."""
+    names = images or [image.name for image in store.images()]
+    if not names:
+        raise LabError("There are no images to pack.",
+                       hint=f"'labctl image build {guests.buildable().name}' builds one.")
+    files = [catalog.find(wanted) for wanted in topologies or []]
+    with err.status(f"Packing {file}"):
+        contents = bundle.create(file, list(dict.fromkeys(names)), files, overwrite)
+    err.print(f"'{file}' ({display.size(file.stat().st_size)}) has {_said(contents)}. On the other machine:\n"
+              f"  tar xf {file.name} install.sh\n  sh install.sh {file.name}", markup=False, soft_wrap=True)
+
+
+@bundle_app.command("load")
+def bundle_load(
+    file: FileArgument,
+    overwrite: Annotated[bool, typer.Option(
+        "--overwrite", help="Replace topologies of yours that have the same name and differ.")] = False,
+) -> None:
+    """Check a bundle, and put its images into the store and its topologies where they are found by name."""
+    with err.status(f"Reading {file}"):
+        contents = bundle.load(file, list(rewind.images_in_use()), overwrite)
+    err.print(f"Loaded {_said(contents)}.", markup=False, soft_wrap=True)
+
+
+def _said(contents: bundle.Contents) -> str:
+    images = ", ".join(f"{guest} ({manifest.digest[:12]})" for guest, manifest in contents.images.items())
+    topologies = f" and the topologies {', '.join(contents.topologies)}" if contents.topologies else ""
+    return f"the images {images}{topologies}, of labctl {contents.labctl}"

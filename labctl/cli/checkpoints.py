@@ -1,0 +1,76 @@
+"""Commands for the user's checkpoints."""
+
+from typing import Annotated, Any
+
+import typer
+
+from labctl import checkpoint, display, rewind, targets
+from labctl.cli.common import (
+    LabOption,
+    Output,
+    OutputOption,
+    checkpoint_app,
+    checkpoint_names,
+    err,
+    must_be_open,
+    out,
+    print_data,
+    progress_of,
+)
+
+CheckpointArgument = Annotated[str, typer.Argument(
+    metavar="NAME", help="A checkpoint.", autocompletion=checkpoint_names, show_default=False)]
+
+
+@checkpoint_app.command("save")
+def checkpoint_save(
+    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    lab_name: LabOption = None,
+    note: Annotated[str, typer.Option("--note", help="A line to remember it by.", show_default=False)] = "",
+) -> None:
+    """Keep a running lab as it is now: the memory and disks of all its nodes."""
+    found = targets.one_lab(lab_name)
+    must_be_open(found)
+    with progress_of(found.plan.nodes) as progress:
+        rewind.save_as(found, name, note, progress)
+    err.print(f"Saved '{name}'. 'labctl checkpoint restore {name}' goes back to it; after 'labctl down', "
+              f"'labctl up {found.name} --from {name}' starts from it.", markup=False, soft_wrap=True)
+
+
+@checkpoint_app.command("restore")
+def checkpoint_restore(
+    name: CheckpointArgument,
+    lab_name: LabOption = None,
+) -> None:
+    """Put a running lab back to a checkpoint; what it is now is lost."""
+    found = targets.one_lab(lab_name)
+    must_be_open(found)
+    with progress_of(found.plan.nodes) as progress:
+        rewind.restore(found, name, progress)
+    err.print(f"The lab '{found.name}' is back at '{name}'.", markup=False)
+
+
+@checkpoint_app.command("list")
+def checkpoint_list(lab_name: LabOption = None, output: OutputOption = Output.table) -> None:
+    """List checkpoints: those of one lab, or all."""
+    found = rewind.checkpoints(lab_name)
+    rows: list[dict[str, Any]] = [
+        {"lab": each.plan.lab, "checkpoint": home.name, "made": each.made.isoformat(timespec="minutes"),
+         "size": checkpoint.size(home), "note": each.note} for home, each in found.items()]
+    if output is not Output.table:
+        print_data(rows, output)
+    elif rows:
+        display.table(out, ["LAB", "CHECKPOINT", "MADE", "SIZE", "NOTE"], [
+            [row["lab"], row["checkpoint"], row["made"], display.size(row["size"]), row["note"]] for row in rows])
+    else:
+        err.print("There are no checkpoints. 'labctl checkpoint save NAME' makes one of a running lab.")
+
+
+@checkpoint_app.command("rm")
+def checkpoint_rm(
+    name: CheckpointArgument,
+    lab_name: LabOption = None,
+) -> None:
+    """Remove a checkpoint."""
+    removed = rewind.remove_checkpoint(lab_name, name)
+    err.print(f"The checkpoint '{name}' of '{removed}' is gone.", markup=False)

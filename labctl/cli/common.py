@@ -1,0 +1,147 @@
+"""What the commands share: the program, its options and arguments, and how it says things."""
+
+import logging
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from labctl import catalog, config, display, guests, lab, plan, rewind
+from labctl.errors import LabError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LABCTL"},
+                  help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
+image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
+app.add_typer(image_app, name="image")
+bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")
+app.add_typer(bundle_app, name="bundle")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Labs as they were at a moment, to go back to.")
+app.add_typer(checkpoint_app, name="checkpoint")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Output(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+    yaml = "yaml"
+
+
+class DataOutput(StrEnum):
+    """How data is printed."""
+
+    json = "json"
+    yaml = "yaml"
+
+
+def lab_names() -> list[str]:
+    """For completion."""
+    return lab.names()
+
+
+def topology_names() -> list[str]:
+    """For completion."""
+    return list(catalog.names())
+
+
+def node_names() -> list[str]:
+    """For completion."""
+    found = [(name, node.name) for name in lab.names() for node in lab.open_lab(name).plan.nodes]
+    return [*(node for _, node in found), *(f"{name}/{node}" for name, node in found)]
+
+
+def checkpoint_names() -> list[str]:
+    """For completion."""
+    return [home.name for home in rewind.checkpoints()]
+
+
+TopologyArgument = Annotated[str, typer.Argument(
+    metavar="TOPOLOGY", help="A topology's name, or a path to a file.", autocompletion=topology_names,
+    show_default=False)]
+LabArgument = Annotated[str | None, typer.Argument(
+    help="A lab's name; the only one that is up where it is left out.", autocompletion=lab_names, show_default=False)]
+NodeArgument = Annotated[str, typer.Argument(
+    help="NODE, or LAB/NODE.", autocompletion=node_names, show_default=False)]
+PatternArgument = Annotated[str, typer.Argument(
+    metavar="NODE", help="NODE, LAB/NODE, or a pattern such as 'rs*'.", autocompletion=node_names,
+    show_default=False)]
+StepsArgument = Annotated[str, typer.Argument(
+    metavar="NODE/STEP|SERVICE", help="A step or a service; LAB/ may go before it.", show_default=False)]
+LabOption = Annotated[str | None, typer.Option(
+    "--lab", help="The lab, where it is not the only one.", autocompletion=lab_names, show_default=False)]
+NameOption = Annotated[str | None, typer.Option(
+    "--name", envvar="LABCTL_NAME", help="The lab's name, if not the topology's.", show_default=False)]
+GuestOption = Annotated[str | None, typer.Option(
+    "--guest", envvar="LABCTL_GUEST", help="The operating system of the nodes.", autocompletion=guests.names,
+    show_default=False)]
+SetOption = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="PATH=VALUE", help="Change the topology, as in services.web.scheduler=wrr; may be repeated.",
+    show_default=False)]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", envvar="LABCTL_OUTPUT", help="How to print it.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 (used by this option alone)
+
+        typer.echo(f"labctl {version('cluster-labctl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[bool, typer.Option(
+        "--verbose", "-v", envvar="LABCTL_VERBOSE", help="Show the commands that are run.")] = False,
+    offline: Annotated[bool | None, typer.Option(
+        "--offline/--online", envvar=config.OFFLINE, show_default=False,
+        help="Refuse whatever would open a connection to another machine.")] = None,
+    _show_version: Annotated[bool, typer.Option(
+        "--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    logging.basicConfig(format="+ %(message)s", level=logging.DEBUG if verbose else logging.WARNING)
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+    if offline is not None:
+        os.environ[config.OFFLINE] = "1" if offline else "0"
+
+
+def make_plan(topology_: str, name: str | None, guest: str | None, changes: list[str] | None) -> plan.Plan:
+    """The plan of a topology as it is typed, with the options of the command line. Raises LabError."""
+    path = catalog.find(topology_)
+    parsed = catalog.load(path, changes or ())
+    chosen = guest or config.load().guest or parsed.guest or guests.DEFAULT
+    return plan.make(parsed, catalog.lab_name(path, name), guests.load(chosen))
+
+
+def print_data(value: Any, output: Output | DataOutput) -> None:
+    """Print a value as JSON or YAML."""
+    typer.echo(display.data(value, output.value))
+
+
+def progress_of(nodes: Sequence[plan.PlannedNode]) -> display.LiveProgress | display.PlainProgress:
+    """What shows the progress of nodes: live on a terminal, a line per event elsewhere."""
+    return display.LiveProgress(err, nodes) if err.is_terminal else display.PlainProgress(err)
+
+
+def say_next(done: str, commands: dict[str, str]) -> None:
+    """Say what was done, and which commands make sense now."""
+    width = max(map(len, commands))
+    err.print(done, markup=False, soft_wrap=True)
+    for command, purpose in commands.items():
+        err.print(f"  {command:<{width}}  {purpose}", markup=False, soft_wrap=True)
+
+
+def must_be_open(found: lab.Lab) -> None:
+    """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
+    if found.record.host and urlsplit(found.record.host).netloc:
+        config.must_be_online(f"connect to '{found.record.host}'")
+    if not found.room.is_open():
+        raise LabError(f"The lab '{found.name}' is gone; its machine was probably restarted.",
+                       hint=f"'labctl down {found.name}' clears what is left, 'labctl up' starts it anew.")

@@ -1,0 +1,207 @@
+"""Commands for a lab as a whole."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labctl import catalog, display, lab, lifecycle, plan, rewind, targets
+from labctl.cli.common import (
+    GuestOption,
+    LabArgument,
+    NameOption,
+    Output,
+    OutputOption,
+    SetOption,
+    TopologyArgument,
+    app,
+    checkpoint_names,
+    err,
+    lab_names,
+    make_plan,
+    must_be_open,
+    node_names,
+    out,
+    print_data,
+    progress_of,
+    say_next,
+)
+from labctl.errors import LabError
+
+
+class Accel(StrEnum):
+    """What runs the guests."""
+
+    auto = "auto"
+    kvm = "kvm"
+    tcg = "tcg"
+
+
+@app.command()
+def up(
+    topology_: TopologyArgument,
+    name: NameOption = None,
+    guest: GuestOption = None,
+    changes: SetOption = None,
+    accel: Annotated[Accel, typer.Option("--accel", envvar="LABCTL_ACCEL", help="What runs the guests.")] = Accel.auto,
+    host: Annotated[str | None, typer.Option(
+        "--host", envvar="LABCTL_HOST", help="A libvirt URI to use instead of a private room.",
+        show_default=False)] = None,
+    timeout: Annotated[float | None, typer.Option(
+        "--timeout", envvar="LABCTL_TIMEOUT", min=1, help="Seconds that each readiness gate may take.",
+        show_default=False)] = None,
+    keep: Annotated[bool, typer.Option(
+        "--keep", envvar="LABCTL_KEEP", help="Leave a lab that failed as it is, to look into it.")] = False,
+    cold: Annotated[bool, typer.Option(
+        "--cold", envvar="LABCTL_COLD", help="Boot, also where the lab was saved when it first served.")] = False,
+    start: Annotated[str | None, typer.Option(
+        "--from", metavar="CHECKPOINT", help="Start from a checkpoint of yours.", autocompletion=checkpoint_names,
+        show_default=False)] = None,
+) -> None:
+    """Start a lab, and return when it serves."""
+    planned = make_plan(topology_, name, guest, changes)
+    chosen, remark = lifecycle.accelerator(accel.value, planned, host)
+    with progress_of(planned.nodes) as progress:
+        if remark:
+            progress.say(remark)
+        started = lifecycle.up(planned, chosen, host, progress, limit=timeout, keep=keep, cold=cold, start=start)
+    suffix = "" if len(lab.names()) == 1 else f" {started.name}"
+    say_next(f"\nThe lab '{started.name}' serves. Next:", {
+        f"labctl test{suffix}": "check that it does what it should",
+        f"labctl ssh {_target(started, planned.nodes[0].name)}": "look around on a node",
+        f"labctl steps {started.name}": "what was done to the nodes, and why",
+        f"labctl down{suffix}": "remove it",
+    })
+
+
+@app.command()
+def down(
+    names: Annotated[list[str] | None, typer.Argument(
+        metavar="[LAB]...", help="Labs; the only one that is up where none is named.", autocompletion=lab_names,
+        show_default=False)] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every lab that is up.")] = False,
+) -> None:
+    """Remove a lab: its machines, networks, disks and keys."""
+    chosen = lab.names() if all_ else names or [targets.one_lab(None).name]
+    failures = []
+    for name in chosen:
+        try:
+            lifecycle.down(name)
+            err.print(f"The lab '{name}' is gone.", markup=False)
+        except LabError as error:
+            failures.append(error)
+    if failures:
+        raise LabError("\n".join(error.message for error in failures), failures[0].hint)
+
+
+@app.command("list")
+def list_(
+    topologies: Annotated[bool, typer.Option("--topologies", help="What could be started, instead.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """List the labs that are up, or the topologies there are."""
+    rows: list[dict[str, Any]]
+    if topologies:
+        rows = [_topology_row(name, path) for name, path in catalog.names().items()]
+    else:
+        labs = [lab.open_lab(name) for name in lab.names()]
+        rows = [{"lab": item.name, "state": _state(item), "nodes": len(item.plan.nodes),
+                 "guest": item.plan.guest.name, "title": item.plan.topology.title} for item in labs]
+    if output is not Output.table:
+        print_data(rows, output)
+    elif rows:
+        cells = [[str(cell) for cell in row.values()] for row in rows]
+        display.table(out, [column.upper() for column in rows[0]], cells)
+    else:
+        err.print("No lab is up. 'labctl list --topologies' shows what could be started.")
+
+
+def _topology_row(name: str, path: Path) -> dict[str, Any]:
+    try:
+        parsed = catalog.load(path)
+        return {"topology": name, "nodes": len(parsed.nodes), "title": parsed.title}
+    except LabError:
+        return {"topology": name, "nodes": 0, "title": f"has problems; 'labctl lint {path}' shows them"}
+
+
+@app.command()
+def status(name: LabArgument = None, output: OutputOption = Output.table) -> None:
+    """Show the state of a lab's nodes, and which of their steps are done."""
+    found = targets.one_lab(name)
+    states, applied = found.states(), found.applied()
+    if output is not Output.table:
+        nodes = [{"node": node.name, "state": states[node.name], "memory": node.memory,
+                  "addresses": {interface.network: str(interface.address) for interface in node.interfaces},
+                  "steps": _step_states(node, applied[node.name])} for node in found.plan.nodes]
+        print_data({"version": 2, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
+               "accel": found.record.accel, "host": found.record.host, "plan": found.plan.digest, "nodes": nodes},
+              output)
+        return
+    out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
+              f"{_state(found)}", markup=False, soft_wrap=True)
+    display.table(out, ["NODE", "STATE", "ADDRESSES", "MEMORY", "STEPS"],
+                  display.mapping_rows(states, applied, found.plan.nodes))
+
+
+def _step_states(node: plan.PlannedNode, applied: set[str] | None) -> list[dict[str, Any]]:
+    return [{"name": step.name, "applied": None if applied is None else step.name in applied} for step in node.steps]
+
+
+def _state(found: lab.Lab) -> str:
+    if not found.room.is_open():
+        return "gone"
+    return "up" if found.record.ready else "not ready"
+
+
+def _target(found: lab.Lab, node: str) -> str:
+    return node if len(lab.names()) == 1 else f"{found.name}/{node}"
+
+
+@app.command()
+def reset(
+    target: Annotated[str | None, typer.Argument(
+        metavar="[LAB|NODE]", help="A lab, or a node of one; the only lab that is up where it is left out.",
+        autocompletion=node_names, show_default=False)] = None,
+) -> None:
+    """Put a lab, or one of its nodes, back to its configured state, whatever was done to it."""
+    if target is None or target in lab.names():
+        found = targets.one_lab(target)
+        nodes = found.plan.nodes
+    else:
+        found, node = targets.one_node(target)
+        nodes = [node]
+    must_be_open(found)
+    with progress_of(nodes) as progress:
+        rewind.reset(found, nodes, progress)
+    err.print(f"The lab '{found.name}' serves as it did when it was new.", markup=False)
+
+
+@app.command()
+def test(
+    name: LabArgument = None,
+    expression: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only the checks whose names match.")] = "",
+    list_only: Annotated[bool, typer.Option("--list", help="Show the checks, run none.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.",
+                                               show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.",
+                                              show_default=False)] = None,
+) -> None:
+    """Check from the client that the lab does what it should."""
+    from labctl import checks  # noqa: PLC0415 (pytest is loaded by this command alone)
+
+    found = targets.one_lab(name)
+    must_be_open(found)
+    raise typer.Exit(checks.run(found, out, expression=expression, list_only=list_only, junit=junit, html=html))
+
+
+@app.command()
+def gc(
+    days: Annotated[float | None, typer.Option("--older-than", metavar="DAYS", min=0, show_default=False,
+                                               help="Forget labs that were not started for so long.")] = None,
+    gib: Annotated[float | None, typer.Option("--larger-than", metavar="GIB", min=0, show_default=False,
+                                              help="Forget the oldest until they take no more.")] = None,
+) -> None:
+    """Forget how labs were when they first served, which makes their next start quick; checkpoints of yours stay."""
+    removed = rewind.gc(days, gib)
+    err.print(f"Forgotten: {', '.join(removed)}." if removed else "There is nothing to forget.", markup=False)

@@ -1,0 +1,94 @@
+"""Commands that start nothing: what would be."""
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from labctl import catalog, display, guests, lab, topology
+from labctl.cli.common import (
+    DataOutput,
+    GuestOption,
+    NameOption,
+    SetOption,
+    TopologyArgument,
+    app,
+    make_plan,
+    print_data,
+    say_next,
+    topology_names,
+)
+from labctl.errors import InputError, LabError
+
+
+@app.command("plan")
+def plan_(
+    topology_: TopologyArgument,
+    name: NameOption = None,
+    guest: GuestOption = None,
+    changes: SetOption = None,
+    output: Annotated[DataOutput, typer.Option("--output", "-o", help="How to print it.")] = DataOutput.yaml,
+) -> None:
+    """Show all that a lab will be: nodes, addresses, MACs, steps, and the digests of each node and the whole."""
+    planned = make_plan(topology_, name, guest, changes)
+    shown = planned.model_dump(mode="json")
+    for node, entry in zip(planned.nodes, shown["nodes"], strict=True):
+        entry["digest"] = node.digest
+    print_data(shown, output)
+
+
+@app.command()
+def steps(
+    name: Annotated[str, typer.Argument(metavar="LAB", help="A lab that is up, or a topology.",
+                                        autocompletion=topology_names, show_default=False)],
+    node: Annotated[str | None, typer.Argument(help="Only this node.", show_default=False)] = None,
+    guest: GuestOption = None,
+    changes: SetOption = None,
+) -> None:
+    """Print what a person would type on the nodes, and why, as a readable sheet."""
+    running = lab.open_lab(name).plan if name in lab.names() and not changes else None
+    planned = running if running and guest in (None, running.guest.name) else make_plan(name, None, guest, changes)
+    display.sheet(planned, [planned.node(node)] if node else planned.nodes, typer.echo)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What to call it: NAME.yaml here, or a path.", show_default=False)],
+    source: Annotated[str | None, typer.Option(
+        "--from", metavar="TOPOLOGY", help="A topology's name, or a path to a file.",
+        autocompletion=topology_names, show_default=False)] = None,
+) -> None:
+    """Begin a topology of your own as a copy of another one."""
+    if source is None:
+        raise LabError("A new topology begins as a copy of another one: '--from TOPOLOGY' is missing.",
+                       hint="'labctl list --topologies' shows what there is.")
+    path = catalog.copy(catalog.find(source), name)
+    typed = shlex.quote(str(path) if path.is_absolute() else f"./{path}")
+    say_next(f"'{path}' is a copy of '{source}'. Change it, then:", {
+        f"labctl lint {typed}": "check it",
+        f"labctl up {typed}": "start it",
+    })
+
+
+@app.command()
+def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Topology files, or names.",
+                                                    show_default=False)]) -> None:
+    """Check topologies; every error at once, with its line."""
+    failures = []
+    for file in files:
+        try:
+            parsed = catalog.load(catalog.find(file))
+            guests.load(parsed.guest or guests.DEFAULT)
+            typer.echo(f"{file}: fine, {len(parsed.nodes)} nodes, {len(parsed.services)} services")
+        except InputError as error:
+            failures.append(error.message)
+        except LabError as error:
+            failures.append(f"{file}: {error.message} {error.hint}")
+    if failures:
+        raise LabError("\n".join(failures), hint="'labctl schema' prints what a topology may contain.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the topology language, for editors."""
+    print_data(topology.json_schema(), DataOutput.json)

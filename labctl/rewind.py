@@ -1,0 +1,228 @@
+"""Labs go back: to a checkpoint of the user's, or to how they were when they first served."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+from labctl import checkpoint, paths, store
+from labctl.checkpoint import Checkpoint
+from labctl.domain import Disks, domain_xml
+from labctl.errors import LabError
+from labctl.lab import Lab, locked, names, open_lab
+from labctl.machine import processor
+from labctl.plan import Plan, PlannedNode
+from labctl.progress import Progress, Silent
+from labctl.seed import KeyPair, Keys, files
+from labctl.site import NAME_PATTERN
+from labctl.suggest import did_you_mean
+
+Source: TypeAlias = tuple[Path, Checkpoint]
+"""Where something was saved, and what it is."""
+_KEPT_GIB = 10
+"""Of labs as they were when they first served, kept to start from; each takes 0.2 to 0.3 GiB per node."""
+
+
+def save_as(lab: Lab, name: str, note: str, progress: Progress) -> None:
+    """Keep the lab as it is now, as a checkpoint of the user's. Raises LabError, also where the name is taken."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise LabError(f"'{name}' cannot be the name of a checkpoint.",
+                       hint="A name has letters, digits and hyphens, as 'before-exam-2'.")
+    home = paths.checkpoints(lab.name) / name
+    with locked(lab.name):
+        if home.exists():
+            raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
+                           hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
+        try:
+            checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, note)
+        finally:
+            if set(lab.states().values()) == {"running"}:
+                _wait(lab, lab.plan.nodes, progress)
+
+
+def restore(lab: Lab, name: str, progress: Progress) -> None:
+    """Put the lab back to a checkpoint of the user's, and return when it serves. Raises LabError."""
+    _go_back(lab, find(lab.name, name), lab.plan.nodes, progress)
+
+
+def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
+    """Put nodes, or all of the lab, back to how they first served, whatever became of them since.
+
+    Raises LabError where nothing was saved then, and for a node alone whose memory of the others would be wrong.
+    """
+    home = _configured(lab.plan)
+    saved = checkpoint.load(home)
+    if saved is None:
+        raise LabError(f"How the lab '{lab.name}' was when it first served is not known.",
+                       hint=f"'labctl down {lab.name}', then 'labctl up' makes it anew.")
+    for node in nodes if len(nodes) < len(lab.plan.nodes) else []:
+        for frontend in lab.plan.frontends():
+            if frontend.failover and node.name in frontend.holders:
+                raise LabError(f"'{node.name}' cannot be reset alone: it shares {frontend.address} with others, "
+                               "and would remember who held it then.",
+                               hint=f"'labctl reset {lab.name}' resets the lab, 'labctl reboot {node.name}' "
+                                    "restarts the node.")
+    _go_back(lab, (home, saved), nodes, progress)
+
+
+def checkpoints(lab: str | None = None) -> dict[Path, Checkpoint]:
+    """The checkpoints that users have made of one lab, or of all. Raises LabError for one that cannot be read."""
+    homes = sorted(path for path in paths.checkpoints().glob(f"{lab or '*'}/[!.]*") if path.is_dir())
+    return {home: found for home in homes if (found := checkpoint.load(home))}
+
+
+def remove_checkpoint(lab: str | None, name: str) -> str:
+    """Remove a checkpoint of a user's; returns the lab it was of. Raises LabError unless there is just one such."""
+    homes = [home for home in checkpoints(lab) if home.name == name]
+    if len(homes) > 1:
+        raise LabError(f"Several labs have a checkpoint '{name}'; say which one with --lab.",
+                       hint=f"They are: {', '.join(home.parent.name for home in homes)}.")
+    if not homes:
+        raise _no_checkpoint(lab, name)
+    checkpoint.remove(homes[0])
+    return homes[0].parent.name
+
+
+def gc(days: float | None = None, gib: float | None = None) -> list[str]:
+    """Forget how labs were when they first served: see checkpoint.sweep. Returns which ones."""
+    in_use = [_configured(open_lab(name).plan) for name in names()]
+    return [home.name.rpartition(".")[0] for home in checkpoint.sweep(paths.warm(), in_use, days=days, gib=gib)]
+
+
+def images_in_use() -> dict[str, list[str]]:
+    """Image digest to the labs that run on it, and to what users have saved of labs."""
+    result: dict[str, list[str]] = {}
+    for name in names():
+        result.setdefault(open_lab(name).record.image, []).append(f"the lab '{name}'")
+    for home, saved in checkpoints().items():
+        result.setdefault(saved.key["image"], []).append(f"the checkpoint '{home.name}' of '{saved.plan.lab}'")
+    return result
+
+
+def keep_configured(lab: Lab, progress: Progress) -> None:
+    """Keep a lab that has just booted, for `reset` and for the next start; that it cannot be kept is no failure."""
+    progress.say("Saving the lab, for 'labctl reset' and for the next start.")
+    try:
+        checkpoint.save(lab.plan, key(lab), lab.directory, _configured(lab.plan), lab.provider)
+        gc(gib=_KEPT_GIB)
+    except LabError as error:
+        progress.say(f"The next start will not be quicker: {error.message}")
+    _wait(lab, lab.plan.nodes, Silent())
+
+
+def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
+    """Start the lab as it was when it first served; False, and nothing is left of the try, where that cannot be."""
+    home = _configured(lab.plan)
+    try:
+        saved = checkpoint.load(home)
+        if saved is None:
+            return False
+        start(lab, (home, saved), progress, limit)
+    except LabError as error:
+        progress.say(f"The lab boots: {error.message.splitlines()[0]}")
+        if lab.ssh_config.exists():
+            for node in lab.plan.nodes:
+                lab.crash(node)
+        for name in ("disks", "seeds", "consoles"):
+            shutil.rmtree(lab.directory / name, ignore_errors=True)
+        return False
+    return True
+
+
+def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> None:
+    """Start a new lab from what was saved. Raises LabError."""
+    home, saved = source
+    _must_fit(lab, saved)
+    checkpoint.verify(saved, home, lab.plan.nodes)
+    progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
+    checkpoint.bring_keys(home, lab.directory)
+    lab.write_access()
+    _wake(lab, saved, home, lab.plan.nodes, progress, limit)
+
+
+def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: Progress) -> None:
+    home, saved = source
+    with locked(lab.name):
+        _must_fit(lab, saved)
+        checkpoint.verify(saved, home, nodes)
+        # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
+        lab.save(lab.record.model_copy(update={"ready": False}))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lab.crash, nodes))
+        if len(nodes) == len(lab.plan.nodes):
+            shutil.rmtree(lab.directory / "disks", ignore_errors=True)
+        try:
+            _wake(lab, saved, home, nodes, progress)
+        except LabError as error:
+            error.hint = error.hint or f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
+            raise
+        lab.save(lab.record.model_copy(update={"ready": True}))
+
+
+def _must_fit(lab: Lab, saved: Checkpoint) -> None:
+    """Raise LabError if machines that were saved could not go on here."""
+    differences = checkpoint.differences(saved, key(lab))
+    if differences:
+        raise LabError(f"What is saved of the lab '{lab.name}' cannot go on: {_other(differences)}.",
+                       hint=f"'labctl down {lab.name}', then 'labctl up' boots it.")
+
+
+def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode], progress: Progress,
+          limit: float | None = None) -> None:
+    checkpoint.restore(saved, home, nodes, lab.directory, lab.provider)
+    for node in nodes:
+        progress.passed(node.name, "defined")
+    _wait(lab, nodes, progress, limit)
+
+
+def _wait(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress, limit: float | None = None) -> None:
+    """Let nodes that go on after they were saved pass their gates, and the lab serve."""
+    gates = lab.gates(progress, limit)
+    gates.wait_for_nodes(nodes, woken=True)
+    gates.wait_for_service()
+
+
+def key(lab: Lab) -> dict[str, str]:
+    """What has to be the same for saved machines to go on, by what it is called."""
+    image = store.find(lab.plan.guest.name)
+    nowhere = Disks(Path("/"), Path("/"), image.kernel, image.initrd, image.media)
+    machines = "".join(domain_xml(lab.plan, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
+    return {
+        "topology": lab.plan.digest,
+        "image": image.manifest.digest,
+        "QEMU or libvirt": lab.provider.versions(),
+        "processor": processor(),
+        "accelerator": lab.record.accel,
+        "machines": hashlib.sha256(machines.encode()).hexdigest(),
+    }
+
+
+def find(lab: str, name: str) -> Source:
+    """A user's checkpoint. Raises LabError if there is none."""
+    home = paths.checkpoints(lab) / name
+    saved = checkpoint.load(home)
+    if saved is None:
+        raise _no_checkpoint(lab, home.name)
+    return home, saved
+
+
+def _no_checkpoint(lab: str | None, name: str) -> LabError:
+    known = [home.name for home in checkpoints(lab)]
+    of_lab = f"The lab '{lab}' has" if lab else "There is"
+    return LabError(f"{of_lab} no checkpoint '{name}'.",
+                    hint=did_you_mean(name, known) if known else "'labctl checkpoint save NAME' makes one.")
+
+
+def _configured(plan: Plan) -> Path:
+    """Where a lab is kept as it was when it first served: one place for each first boot, whatever its keys."""
+    nobody = KeyPair("", "")
+    keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
+    seeds = "".join(text for node in plan.nodes for text in files(plan, node, keys).values())
+    return paths.warm() / f"{plan.lab}.{hashlib.sha256(seeds.encode()).hexdigest()[:16]}"
+
+
+def _other(differences: Sequence[str]) -> str:
+    return f"it was saved with another {' and another '.join(differences)}"
