@@ -1,4 +1,4 @@
-"""What the fast tests (unit and golden) share. The suites that use machines get nothing of it unasked."""
+"""What the fast tests (unit, golden and net) share. The suites that use machines get nothing of it unasked."""
 
 import os
 import socket
@@ -24,16 +24,23 @@ def _forbid(what: str) -> Callable[..., NoReturn]:
 
 
 @pytest.fixture
-def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def hermetic(monkeypatch: pytest.MonkeyPatch, own_files: None) -> None:  # noqa: ARG001
     """No other programs, no network, and no files but those in a directory of the test's own."""
     monkeypatch.setattr(subprocess.Popen, "__init__", _forbid("start a program"))
     for name in _STARTERS:
         monkeypatch.setattr(os, name, _forbid("start a program"))
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, _forbid("connect to anything"))
+
+
+@pytest.fixture
+def own_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings, and no files but those in a directory of the test's own."""
     for name in list(os.environ):
         if name.startswith("LABCTL_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("LABCTL_OFFLINE", "0")  # Commands set it; this is what takes it back.
+    monkeypatch.delenv("LABCTL_OFFLINE")
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in _XDG:
         monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name.lower()))

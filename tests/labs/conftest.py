@@ -1,29 +1,94 @@
 """Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and the hosts to ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import pytest
 import testinfra
-from observe import Observer
+from observe import Observer, ServiceType
 from testinfra.host import Host
 
 from labctl.lab import Lab, open_lab
 from labctl.plan import Plan
-from labctl.services import Httpd, Ipvs
+from labctl.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
 
 # A fixture's name to what it stands for in a plan: a test that asks for one runs once for each.
-_SUBJECTS: dict[str, Callable[[Plan], list[str]]] = {
+_SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
     "node": lambda plan: [node.name for node in plan.nodes],
     "httpd_server": lambda plan: [
-        node for service in plan.topology.services.values() if isinstance(service, Httpd) for node in service.nodes],
-    "ipvs": lambda plan: [name for name, service in plan.topology.services.items() if isinstance(service, Ipvs)],
-    "keepalived": lambda plan: [
-        name for name, service in plan.topology.services.items()
-        if isinstance(service, Ipvs) and service.directors.keepalived],
-    "keepalived_pair": lambda plan: [
-        name for name, service in plan.topology.services.items()
-        if isinstance(service, Ipvs) and len(service.directors.keepalived or []) > 1],
+        (name, node) for name, service in _services(plan, Httpd) for node in service.nodes],
+    "nginx_server": lambda plan: [(name, node) for name, service in _services(plan, Nginx) for node in service.nodes],
+    "ntp_server": lambda plan: [(name, service.server) for name, service in _services(plan, Ntp)],
+    "ntp_client": lambda plan: [(name, node) for name, service in _services(plan, Ntp) for node in service.clients],
+    # ---- IPVS
+    "vip": lambda plan: _first(_services(plan, Ipvs), lambda service: service.vip),
+    "rotating": lambda plan: [name for name, service in _services(plan, Ipvs)
+                              if service.scheduler in ("rr", "wrr") and not service.persistence],
+    "path": lambda plan: _first(
+        [(name, service) for name, service in _services(plan, Ipvs)
+         if service.scheduler in ("rr", "wrr") and not service.persistence],
+        lambda service: (service.vip, service.forward, service.server_port)),
+    "tunnel": lambda plan: [name for name, service in _services(plan, Ipvs) if service.forward == "tun"],
+    "snat": lambda plan: [name for name, service in _services(plan, Ipvs) if service.snat],
+    "checked": lambda plan: [name for name, service in _services(plan, Ipvs) if service.health],
+    "page_checked": lambda plan: [
+        name for name, service in _services(plan, Ipvs) if service.health and service.health.type == "http"
+        and any(isinstance(other, Httpd) and set(service.real_servers) <= set(other.nodes)
+                for other in plan.topology.services.values())],
+    "script_checked": lambda plan: [
+        name for name, service in _services(plan, Ipvs) if service.check and service.directors.ipvsadm],
+    "counting": lambda plan: [name for name, service in _services(plan, Ipvs)
+                              if service.scheduler in ("lc", "wlc", "sed", "nq") and not service.persistence],
+    "source_hashed": lambda plan: [name for name, service in _services(plan, Ipvs)
+                                   if service.scheduler == "sh" and not service.persistence],
+    "destination_bound": lambda plan: [name for name, service in _services(plan, Ipvs)
+                                       if service.scheduler in ("dh", "lblc", "lblcr") and not service.persistence],
+    "persistent": lambda plan: [name for name, service in _services(plan, Ipvs) if service.persistence],
+    "persistent_lab": lambda plan: _all([name for name, service in _services(plan, Ipvs) if service.persistence]),
+    # ---- Floating addresses
+    "floating": lambda plan: _first(
+        [(name, frontend) for name, service in plan.topology.services.items()
+         for frontend in service.frontends(plan.topology.services) if frontend.failover],
+        lambda frontend: (frontend.holders, frontend.failover)),
+    "electing": lambda plan: [
+        name for name, service in plan.topology.services.items() if isinstance(service, Ipvs | Vrrp)
+        if any(frontend.failover for frontend in service.frontends(plan.topology.services))],
+    "watched": lambda plan: [name for name, _ in _services(plan, Vrrp)],
+    "heartbeat": lambda plan: [name for name, _ in _services(plan, Heartbeat)],
+    "watched_by_heartbeat": lambda plan: [name for name, service in _services(plan, Heartbeat) if service.watch],
+    "watching": lambda plan: [
+        (name, node) for name, service in _services(plan, Heartbeat) if service.watch for node in service.nodes],
+    # ---- Proxies
+    "proxy": lambda plan: [(name, node) for name, service in _services(plan, Haproxy) for node in service.nodes],
+    "vhost_proxy": lambda plan: [
+        (name, node) for name, service in _services(plan, NginxVhosts) for node in service.nodes],
+    "vhost": lambda plan: [(name, node, host) for name, service in _services(plan, NginxVhosts)
+                           for node in service.nodes for host in service.vhosts],
+    "shared_vhost": lambda plan: [
+        (name, node, host) for name, service in _services(plan, NginxVhosts) for node in service.nodes
+        for host, servers in service.vhosts.items() if len(servers) > 1],
+    "proxied": lambda plan: [
+        name for name, service in _services(plan, Ipvs)
+        if service.health and len(service.real_servers) > 1 and any(
+            set(service.real_servers) <= set(proxies.nodes) for _, proxies in _services(plan, NginxVhosts))],
 }
+
+
+def _first(found: list[tuple[str, Any]], key: Callable[[Any], Hashable]) -> list[str]:
+    """Of the services that are alike by `key`, the first."""
+    seen: dict[Hashable, str] = {}
+    for name, item in found:
+        seen.setdefault(key(item), name)
+    return list(seen.values())
+
+
+def _all(names: list[str]) -> list[list[str]]:
+    """All of them at once, if there are any."""
+    return [names] if names else []
+
+
+def _services(plan: Plan, kind: type[ServiceType]) -> list[tuple[str, ServiceType]]:
+    return [(name, service) for name, service in plan.topology.services.items() if isinstance(service, kind)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,12 +99,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     plan = open_lab(metafunc.config.getoption("--lab")).plan
     for name, subjects in _SUBJECTS.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, subjects(plan))
+            found = subjects(plan)
+            metafunc.parametrize(name, found, ids=[item if isinstance(item, str) else "/".join(item) for item in found])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A lab that has nothing of a kind has no check of it; that is no skipped check."""
-    items[:] = [item for item in items if "NOTSET" not in item.name]
+    """A lab that has nothing of a kind has no check of it; that is no skipped check. Crashes come last: a clock that
+    was just set right, or a table that was just filled, would keep other checks waiting."""
+    items[:] = sorted((item for item in items if "NOTSET" not in item.name),
+                      key=lambda item: item.path.stem == "test_failover")
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,69 @@
 """What can be observed in a lab: who answers, from which MAC address, for how long nobody; and whom to suspect."""
 
+import json
 import re
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
-from typing import NoReturn
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import pytest
 from testinfra.host import Host
 
 from labctl.lab import Lab
 from labctl.plan import PlannedNode
-from labctl.services import Ipvs
+from labctl.services import Frontend, Ipvs, Service
+from labctl.steps import Step
 from labctl.wait import Deadline, until
 
-REQUEST_SECONDS = 4
+ServiceType = TypeVar("ServiceType", bound=Service)
+
+REQUEST_SECONDS = 2.5
+"""Time for a SYN that is lost, and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
 """Below the range that the kernel chooses from (32768 and above), and around once in eleven minutes."""
-_PROBE_SECONDS = 0.3
+_ASKER = Path(__file__).with_name("asker.py").read_text()
+_QUAD = r"\d+\.\d+\.\d+\.\d+"
 _FRAME = re.compile(
     r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
-    r"(?P<source>[\d.]+)\.(?P<source_port>\d+) > (?P<target>[\d.]+)\.(?P<target_port>\d+): Flags \[(?P<flags>[^]]+)\]")
+    rf"(?:(?P<outer_source>{_QUAD}) > (?P<outer_target>{_QUAD}): .*?)?"
+    rf"(?P<source>{_QUAD})\.(?P<source_port>\d+) > (?P<target>{_QUAD})\.(?P<target_port>\d+): "
+    r"Flags \[(?P<flags>[^]]+)\]")
+_CONNECTION = re.compile(
+    rf"^(?P<protocol>TCP|IP)\s+(?P<minutes>\d+):(?P<seconds>\d+)\s+(?P<state>\S+)\s+"
+    rf"(?P<client>{_QUAD}):(?P<client_port>\d+)\s+(?P<virtual>{_QUAD}):(?P<virtual_port>\d+)\s+"
+    rf"(?P<server>{_QUAD}):(?P<server_port>\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A TCP segment as it was on the wire."""
+    """A TCP segment as it was on the wire, and the tunnel that it was in."""
 
     source_mac: str
     target_mac: str
     source: IPv4Address
     target: IPv4Address
+    target_port: int
     flags: str
+    tunnel: tuple[IPv4Address, IPv4Address] | None
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An entry of a director's connection table; client port 0 is a persistence template."""
+
+    state: str
+    expires: int
+    """Seconds"""
+    client: IPv4Address
+    client_port: int
+    virtual: IPv4Address
+    virtual_port: int
+    server: IPv4Address
 
 
 @dataclass(frozen=True)
@@ -42,6 +72,16 @@ class Answer:
 
     status: int
     page: str
+
+    @property
+    def names(self) -> list[str]:
+        """The machines that the page names: first who answered, then who was asked by it."""
+        return self.page.split()
+
+    @property
+    def server(self) -> str:
+        """Who answered."""
+        return self.names[0] if self.names else ""
 
 
 class Observer:
@@ -52,6 +92,7 @@ class Observer:
         self.plan = lab.plan
         self.host = host
         self._next_port = 0
+        self._next_source = 0
 
     @property
     def client_node(self) -> PlannedNode:
@@ -63,24 +104,46 @@ class Observer:
         """The same as a testinfra host."""
         return self.host(self.client_node.name)
 
+    def service(self, name: str, kind: type[ServiceType]) -> ServiceType:
+        """The service of this name, which is of this kind."""
+        service = self.plan.topology.services[name]
+        assert isinstance(service, kind)
+        return service
+
+    def says(self, node: str, command: str) -> str:
+        """What a command prints on a node."""
+        return str(self.host(node).run(command).stdout.strip())
+
     # ---- Requests -----------------------------------------------------------------------------------------
 
-    def sample(self, address: IPv4Address, port: int, count: int) -> list[Answer]:
-        """Make `count` requests one after the other, each on a connection of its own."""
+    def sample(self, address: IPv4Address, port: int, count: int, *, host: str | None = None,
+               start: str | None = None, source: IPv4Address | None = None) -> list[Answer]:
+        """Make `count` requests one after the other, each on a connection of its own; stops when nobody answers.
+
+        `host` is what the Host header says, `start` the node they come from (the client), `source` the address.
+        """
         first = self._fresh_ports(count)
-        result = self.client.run(
-            "for local in $(seq %s %s); do "
-            "curl -s -H 'Connection: close' --max-time %s --local-port $local -w %s %s; done",
-            str(first), str(first + count - 1), str(REQUEST_SECONDS), "%{http_code}\\n", f"http://{address}:{port}/")
-        answers, page = [], ""
-        for line in result.stdout.splitlines():
-            match = re.fullmatch(r"(.*?)(\d{3})", line)
-            if match:
-                answers.append(Answer(int(match[2]), (page + match[1]).strip()))
-                page = ""
-            else:
-                page += line + "\n"
-        return answers
+        asking = self._asker("sample", address, port, host, REQUEST_SECONDS, source or "", first, count)
+        lines = self.says(start or self.client_node.name, asking).splitlines()
+        return [Answer(status, page.strip()) for status, page in map(json.loads, lines)]
+
+    def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
+        """The command by which a node runs the asker."""
+        words = [self.plan.guest.facts["python"], "-c", _ASKER, verb, address, port, host or address, *more]
+        return shlex.join(map(str, words))
+
+    def neighbour(self, node: str) -> str:
+        """Who asks a node at its own address: the client, or where it is on other networks, a node beside it."""
+        networks = {interface.network for interface in self.plan.node(node).interfaces}
+        askers = [self.client_node, *(other for other in self.plan.nodes if other.name != node)]
+        return next(asker.name for asker in askers
+                    if networks & {interface.network for interface in asker.interfaces})
+
+    def own_address(self, asker: str, node: str) -> IPv4Address:
+        """The address of a node on a network that it shares with the asker."""
+        networks = {interface.network for interface in self.plan.node(asker).interfaces}
+        return next(interface.address for interface in self.plan.node(node).interfaces
+                    if interface.network in networks)
 
     def _fresh_ports(self, count: int) -> int:
         """The first of `count` local ports that no check has used for some minutes.
@@ -92,16 +155,16 @@ class Observer:
         self._next_port = max(self._next_port, int(time.time()) * _PORTS_PER_SECOND) + count
         return _LOWEST_PORT + (self._next_port - count) % _PORTS
 
-    def holders(self, service: Ipvs) -> list[str]:
-        """The directors that have the VIP on the interface to its segment."""
+    def holders(self, frontend: Frontend) -> list[str]:
+        """The nodes that have the address, and all that has to be with it, on the interface to its segment."""
         found = []
         states = self.lab.states()
-        for name in service.directors.nodes:
+        for name in frontend.holders:
             if states[name] != "running":
                 continue
-            interface = self.plan.node(name).interface_to(service.vip).name
-            command = "ip -o -4 address show dev %s to %s"
-            if self.host(name).run(command, interface, str(service.vip)).stdout.strip():
+            commands = [f"ip -o -4 address show dev {self.plan.node(name).interface_to(address).name} to {address}"
+                        for address in (frontend.address, *frontend.together)]
+            if len(self.host(name).run("; ".join(commands)).stdout.splitlines()) == len(commands):
                 found.append(name)
         return found
 
@@ -114,116 +177,141 @@ class Observer:
         return {nodes.get(mac, mac) for mac in macs}
 
     def table(self, director: str, service: Ipvs) -> dict[str, int]:
-        """The real servers in a director's IPVS table with a weight above zero: node to weight."""
-        names = {str(self.plan.node(server).interface_to(service.vip).address): server
-                 for server in service.real_servers}
-        output = self.host(director).run("ipvsadm -Ln -t %s", f"{service.vip}:{service.port}").stdout
+        """The real servers in a director's IPVS table that take requests, in the kernel's order: node to weight."""
+        names = {str(service.server_address(self.plan.topology, server)): server for server in service.real_servers}
+        output = self.host(director).run(f"ipvsadm -Ln --nosort {service.virtual}").stdout
         rows = re.findall(r"-> ([\d.]+):\d+\s+\w+\s+(\d+)", output)
         return {names[address]: int(weight) for address, weight in rows if address in names and int(weight)}
+
+    def connections(self, director: str) -> list[Connection]:
+        """A director's connection table."""
+        output = self.host(director).run("ipvsadm -Lnc").stdout
+        return [Connection(row["state"], 60 * int(row["minutes"]) + int(row["seconds"]),
+                           IPv4Address(row["client"]), int(row["client_port"]),
+                           IPv4Address(row["virtual"]), int(row["virtual_port"]), IPv4Address(row["server"]))
+                for row in _CONNECTION.finditer(output)]
+
+    @contextmanager
+    def sources(self, service: Ipvs, count: int) -> Iterator[list[IPv4Address]]:
+        """Further addresses of the client on the VIP's network that have not been used for some minutes."""
+        interface = self.client_node.interface_to(service.vip)
+        network = IPv4Network(f"{interface.address}/{interface.prefix}", strict=False)
+        taken = {each.address for node in self.plan.nodes for each in node.interfaces} | {
+            planned.host for planned in self.plan.networks} | {
+            vip for other in self.plan.topology.services.values() if isinstance(other, Ipvs) for vip in other.vips}
+        free = [address for address in network.hosts() if address not in taken]
+        start = max(self._next_source, int(time.time()))
+        self._next_source = start + count
+        chosen = [free[(start + position) % len(free)] for position in range(count)]
+        on = "; ".join(f"ip address add {address}/32 dev {interface.name}" for address in chosen)
+        off = "; ".join(f"ip address del {address}/32 dev {interface.name}" for address in chosen)
+        self.client.run(on)
+        try:
+            yield chosen
+        finally:
+            self.client.run(off)
+
+    @contextmanager
+    def holding(self, address: IPv4Address, port: int, count: int) -> Iterator[list[int]]:
+        """Open connections one after the other and keep them; gives their local ports."""
+        first = self._fresh_ports(count)
+        ports = list(range(first, first + count))
+        opened = self.client.run(
+            "for local in %s; do sleep 60 2>/dev/null | nc -p $local %s %s >/dev/null 2>&1 & "
+            "for i in $(seq 50); do ss -Htn state established sport = :$local | grep -q . && break; sleep 0.1; done; "
+            "echo $!; done".replace("%s", " ".join(map(str, ports)), 1), str(address), str(port)).stdout.split()
+        try:
+            yield ports
+        finally:
+            self.client.run(f"kill {' '.join(opened)}")
 
     # ---- Frames ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def capture(self, nodes: Sequence[str], address: IPv4Address, port: int) -> Iterator[dict[str, list[Frame]]]:
-        """Capture on several nodes what goes to and from an address and port; filled in at the end of the block."""
-        frames: dict[str, list[Frame]] = {name: [] for name in nodes}
-        for name in nodes:
-            interface = self.plan.node(name).interface_to(address).name
+    def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
+        """Capture at each node's interface what matches the tcpdump expression; filled in at the end of the block."""
+        frames: dict[str, list[Frame]] = {name: [] for name in points}
+        for name, interface in points.items():
             self.host(name).run(
-                "rm -f /tmp/labctl-capture*; nohup timeout 60 tcpdump -i %s -e -n -l -s 128 %s "
-                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &",
-                interface, f"host {address} and tcp port {port}")
-        for name in nodes:
+                "rm -f /tmp/labctl-capture*; nohup timeout 60 tcpdump -i %s -e -n -l -s 160 %s "
+                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &", interface, expression)
+        for name in points:
             ready = "for i in $(seq 100); do grep -q listening /tmp/labctl-capture.err && exit; sleep 0.2; done; exit 1"
             if self.host(name).run(ready).rc:
                 raise RuntimeError(f"tcpdump does not start on '{name}'")
         try:
             yield frames
         finally:
-            for name in nodes:
+            for name in points:
                 output = self.host(name).run("pkill -INT tcpdump; sleep 0.5; cat /tmp/labctl-capture; "
                                              "rm -f /tmp/labctl-capture*").stdout
-                frames[name] += [
-                    Frame(match["source_mac"], match["target_mac"], IPv4Address(match["source"]),
-                          IPv4Address(match["target"]), match["flags"])
-                    for match in map(_FRAME.search, output.splitlines()) if match]
+                frames[name] += [_frame(match) for match in map(_FRAME.search, output.splitlines()) if match]
 
     # ---- Time without service -----------------------------------------------------------------------------------
 
     @contextmanager
-    def probing(self, service: Ipvs) -> Iterator[Callable[[], list[tuple[float, bool]]]]:
-        """Keep asking the VIP from the client; the function tells when each request began, and if it succeeded."""
-        # One request after the other, timed by the client's own clock.
-        loop = (f"while :; do t=$(date +%s.%N); timeout {_PROBE_SECONDS} curl -s -o /dev/null "
-                f"http://{service.vip}:{service.port}/ && echo $t 1 || echo $t 0; done")
-        pid = self.client.run("nohup sh -c %s >/tmp/labctl-probe 2>/dev/null </dev/null & echo $!", loop).stdout.strip()
+    def probing(self, frontend: Frontend) -> Iterator[Callable[[], list[tuple[float, bool]]]]:
+        """Keep asking the address from the client; the function tells when each request began, and if it succeeded."""
+        asking = self._asker("probe", frontend.address, frontend.port, frontend.host)
+        pid = self.says(self.client_node.name, f"nohup {asking} >/tmp/labctl-probe 2>&1 </dev/null & echo $!")
 
         def so_far() -> list[tuple[float, bool]]:
             lines = self.client.run("cat /tmp/labctl-probe").stdout.splitlines()
-            return [(float(moment), good == "1") for moment, _, good in (line.partition(" ") for line in lines)
-                    if good in ("0", "1")]
+            return sorted((float(began), status == "200") for began, status in map(str.split, lines))
 
         def settled() -> bool:
             return sum(good for _, good in so_far()) >= 5
 
         try:
             if not until(settled, Deadline(10 * self.lab.patience)):
-                pytest.fail(f"The VIP {service.vip} did not answer before anything was broken.", pytrace=False)
+                pytest.fail(f"The VIP {frontend.address} did not answer before anything was broken.", pytrace=False)
             yield so_far
         finally:
             self.client.run("kill %s; rm -f /tmp/labctl-probe", pid)
 
     # ---- Whom to suspect -----------------------------------------------------------------------------------------
 
+    def serving(self, node: str, port: int) -> list[Step]:
+        """The steps that make a node answer HTTP on a port."""
+        services = {name for name, service in self.plan.topology.services.items() if port in service.ports_on(node)}
+        return [step for step in self.plan.node(node).steps if step.service in services]
+
     def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
-        """Fail the check, naming the steps (node, kind such as `ipvs/arp`) that look wrong."""
-        lines = [message]
-        for node, kind in dict.fromkeys(suspects):
-            for step in self.plan.node(node).steps:
-                if step.kind == kind:
-                    lines.append(f"The step {node}/{step.name} looks wrong: {step.title}. "
-                                 f"'labctl apply {node}/{step.name}' does it again.")
-        pytest.fail("\n".join(lines), pytrace=False)
+        """Fail the check, naming the steps (node, kind such as `ipvs/arp`) that look wrong.
 
-    def director_steps(self, service: Ipvs, kind: str) -> list[tuple[str, str]]:
-        """The steps on the first director that are there for the VIP (`vip`) or for the table (`rules`)."""
-        step = "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}"
-        return [(service.directors.nodes[0], step)]
-
-    def blame_silent_server(self, message: str, service: Ipvs, server: str, asked: bool) -> NoReturn:
-        """Fail because a real server does not answer through the VIP; find out how far it gets by itself.
-
-        `asked` says whether requests were sent to it at all, and went unanswered.
+        Where some of them are known to be undone, only these.
         """
-        own = self.plan.node(server).interface_to(service.vip).address
-        answers = self.sample(own, service.port, 1)
-        if not answers or not answers[0].status:
-            self.blame(message, (server, "httpd/httpd"))
-        if answers[0].page != server:
-            self.blame(message, (server, "httpd/page"))
-        answering = self.arp_nodes(service.vip)
-        thieves = [node for node in service.real_servers if node in answering]
-        if thieves:
-            self.blame(message, *((node, "ipvs/arp") for node in thieves))
-        if not asked:
-            self.blame(message, *self.director_steps(service, "rules"))
-        self.blame(message, (server, "ipvs/vip-lo"))
+        steps = [(node, step) for node, kind in dict.fromkeys(suspects)
+                 for step in self.plan.node(node).steps if step.kind == kind]
+        applied = self.lab.applied() if len(steps) > 1 else {}
+        undone = [(node, step) for node, step in steps
+                  if applied.get(node) is not None and step.name not in (applied[node] or ())]
+        pytest.fail("\n".join([message, *(
+            f"The step {node}/{step.name} looks wrong: {step.title}. 'labctl apply {node}/{step.name}' does it again."
+            for node, step in undone or steps)]), pytrace=False)
 
-    def settled(self, service: Ipvs) -> list[str]:
-        """The holders of the VIP, once directors that just started have had VRRP's time to agree."""
-        first = service.directors.nodes[0]
-        seconds = 2 * service.takeover_seconds(first) if service.directors.keepalived else 0
-        until(lambda: self.holders(service) == [first], Deadline(seconds))
-        return self.holders(service)
+    def settled(self, frontend: Frontend) -> list[str]:
+        """The holders of the address, once nodes that just started have had the time to agree."""
+        def agreed() -> bool:
+            holders = self.holders(frontend)
+            first_again = frontend.failover is None or frontend.failover.returns
+            return holders == [frontend.holders[0]] or (len(holders) == 1 and not first_again)
+
+        until(agreed, Deadline(2 * frontend.failover.crash_seconds if frontend.failover else 0))
+        return self.holders(frontend)
 
 
-def periods(answers: Sequence[str], length: int) -> list[Sequence[str]]:
-    """A sequence in pieces of `length`."""
-    return [answers[start:start + length] for start in range(0, len(answers), length)]
+def _frame(match: re.Match[str]) -> Frame:
+    tunnel = (IPv4Address(match["outer_source"]), IPv4Address(match["outer_target"])) if match["outer_source"] else None
+    return Frame(match["source_mac"], match["target_mac"], IPv4Address(match["source"]), IPv4Address(match["target"]),
+                 int(match["target_port"]), match["flags"], tunnel)
 
 
 def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
-    """Seconds from the last success before a failure to the first one after it; 0 where nothing failed."""
+    """Seconds from the last success before a failure to the first one after it, or to the last probe of all.
+
+    0 where nothing failed.
+    """
     longest, last_good, failing = 0.0, probes[0][0], False
     for moment, good in probes:
         if good:
@@ -232,7 +320,7 @@ def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
             last_good, failing = moment, False
         else:
             failing = True
-    return longest
+    return max(longest, probes[-1][0] - last_good) if failing else longest
 
 
 def mac_to_node(nodes: Sequence[PlannedNode]) -> dict[str, str]:

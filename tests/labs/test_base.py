@@ -1,11 +1,16 @@
 """What every node has."""
 
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from observe import Observer
 from testinfra.host import Host
 
-from labctl.plan import Plan
+from labctl.plan import Plan, PlannedNode
+
+_UNUSED_PORT = 9
 
 
 def test_names_resolve(node: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
@@ -17,3 +22,46 @@ def test_names_resolve(node: str, plan: Plan, host: Callable[[str], Host], obser
     if wrong:
         observer.blame(f"On '{node}' these names do not resolve as they should: {', '.join(wrong)}.",
                        (node, "base/hosts"))
+
+
+def test_addresses(node: str, plan: Plan, host: Callable[[str], Host]) -> None:
+    """each network interface has its static address"""
+    output = host(node).run("ip -o -4 address show").stdout
+    found = set(re.findall(r"^\d+: (\S+)\s+inet (\S+) ", output, re.MULTILINE))
+    for interface in plan.node(node).interfaces:
+        if (interface.name, f"{interface.address}/{interface.prefix}") not in found:
+            pytest.fail(f"On '{node}' the interface {interface.name} does not have the address {interface.address}.",
+                        pytrace=False)
+
+
+def test_no_firewall(node: str, observer: Observer) -> None:
+    """no firewall swallows what comes in: a closed port says so"""
+    asker = observer.neighbour(node) if node != observer.client_node.name else _another(observer)
+    if not asker:
+        return
+    address = observer.own_address(asker, node)
+    # With bash, as nc knows other options on each guest (CentOS 7 began without -z).
+    said = observer.says(asker, f"timeout 8 bash -c ': </dev/tcp/{address}/{_UNUSED_PORT}' 2>&1")
+    if "refused" not in said:
+        pytest.fail(f"'{node}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
+                    f"firewall: {said or 'no answer'}.", pytrace=False)
+
+
+def test_packages(plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+    """every machine finds packages in the local repository, and waits for no network"""
+    def finds(node: PlannedNode) -> bool:
+        return bool(host(node.name).run(f"timeout 60 sh -c '{plan.guest.facts['find_package']}'").rc == 0)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(finds, plan.nodes))
+    without = [node.name for node, good in zip(plan.nodes, found, strict=True) if not good]
+    if without:
+        observer.blame(f"These machines do not find the package 'lrzsz': {', '.join(without)}.",
+                       *((node, "base/packages") for node in without))
+
+
+def _another(observer: Observer) -> str:
+    networks = {interface.network for interface in observer.client_node.interfaces}
+    others = [node.name for node in observer.plan.nodes if node.name != observer.client_node.name
+              and networks & {interface.network for interface in node.interfaces}]
+    return next(iter(others), "")

@@ -2,18 +2,20 @@
 
 from observe import Observer
 
-from labctl.plan import Plan
-from labctl.services.httpd import PORT
+from labctl.services import Httpd
 
 
-def test_own_page(httpd_server: str, plan: Plan, observer: Observer) -> None:
-    """the server answers the client with its own page"""
-    address = plan.access_address(plan.node(httpd_server))
-    answers = observer.sample(address, PORT, 1)
+def test_own_page(httpd_server: tuple[str, str], observer: Observer) -> None:
+    """the server answers at its own address with its own page"""
+    name, server = httpd_server
+    service = observer.service(name, Httpd)
+    asker = observer.neighbour(server)
+    address = observer.own_address(asker, server)
+    answers = observer.sample(address, service.port, 1, start=asker)
     status = answers[0].status if answers else 0
     if not status:
-        observer.blame(f"'{httpd_server}' does not answer on port {PORT} of its own address {address}.",
-                       (httpd_server, "httpd/httpd"))
-    if status != 200 or answers[0].page != httpd_server:
-        observer.blame(f"'{httpd_server}' answers with HTTP status {status} and the page {answers[0].page[:40]!r}, "
-                       "not with its own page.", (httpd_server, "httpd/page"))
+        observer.blame(f"'{server}' does not answer on port {service.port} of its own address {address}.",
+                       (server, "httpd/httpd"), (server, "httpd/port"))
+    if status != 200 or answers[0].page != server:
+        observer.blame(f"'{server}' answers with HTTP status {status} and the page {answers[0].page[:40]!r}, "
+                       "not with its own page.", (server, "httpd/page"))

@@ -1,44 +1,34 @@
-"""IPVS by direct routing: who answers, in which order, on which path, and what survives."""
+"""IPVS: who answers, in which order, on which path, and what is done about a dead server."""
 
 from collections import Counter
 from collections.abc import Callable
-from functools import reduce
-from math import gcd
+from contextlib import suppress
+from ipaddress import IPv4Address
 
-from observe import Observer, longest_gap, mac_to_node, periods
+from balancing import (
+    blame_server,
+    blame_silence,
+    director_of,
+    director_steps,
+    frontend_of,
+    is_rotation,
+    rotation,
+)
+from observe import Frame, Observer, mac_to_node
 from testinfra.host import Host
 
-from labctl.lab import Lab
 from labctl.plan import Plan
-from labctl.progress import Gate
 from labctl.services import Ipvs
 from labctl.wait import Deadline, until
 
 _ROUNDS = 3
-_NOTICED_SECONDS = 2
-"""Beside VRRP's own time: the address and its ARP announcement, and the client's next request."""
-_STOPPED_SECONDS = 2
+_JUNK = "while :; do echo junk | nc -l -p {port} -q 0 || echo junk | nc -l {port}; done"
 
 
-def _service(plan: Plan, name: str) -> Ipvs:
-    service = plan.topology.services[name]
-    assert isinstance(service, Ipvs)
-    return service
-
-
-def _shares(service: Ipvs) -> dict[str, int]:
-    """How many requests of one round each server gets: rr ignores weights, wrr reduces them (ip_vs_wrr.c)."""
-    if service.scheduler == "rr":
-        return dict.fromkeys(service.real_servers, 1)
-    divisor = reduce(gcd, service.real_servers.values())
-    return {server: weight // divisor for server, weight in service.real_servers.items()}
-
-
-def test_arp(ipvs: str, plan: Plan, observer: Observer) -> None:
+def test_arp(vip: str, observer: Observer) -> None:
     """only the first director answers ARP for the VIP"""
-    service = _service(plan, ipvs)
-    first = service.directors.nodes[0]
-    observer.settled(service)
+    service = observer.service(vip, Ipvs)
+    first = director_of(service, observer)
     answering = observer.arp_nodes(service.vip)
     if answering == {first}:
         return
@@ -48,171 +38,245 @@ def test_arp(ipvs: str, plan: Plan, observer: Observer) -> None:
                        f"{service.vip}: it takes the director's clients.", *((node, "ipvs/arp") for node in thieves))
     who = " and ".join(map(repr, sorted(answering))) or "nobody"
     observer.blame(f"'{first}' should answer ARP requests for the VIP {service.vip}, and it alone; {who} does.",
-                   *observer.director_steps(service, "vip"))
+                   *director_steps(service, first, "vip"))
 
 
-def test_spread(ipvs: str, plan: Plan, observer: Observer) -> None:
+def test_spread(rotating: str, observer: Observer) -> None:
     """requests are spread exactly as the scheduler says"""
-    service = _service(plan, ipvs)
-    shares = _shares(service)
-    round_ = sum(shares.values())
-    answers = observer.sample(service.vip, service.port, _ROUNDS * round_)
-    pages = [answer.page for answer in answers if answer.status == 200]
-    if not pages:
-        # A VIP that nobody holds is the business of test_arp; here the table is.
-        kind = "rules" if observer.arp_nodes(service.vip) else "vip"
-        observer.blame(f"No request to http://{service.vip}:{service.port}/ got an answer.",
-                       *observer.director_steps(service, kind))
-    for server in shares:
-        if server not in pages:
-            observer.blame_silent_server(f"'{server}' answered none of {len(answers)} requests to the VIP; "
-                                         f"the answers came from {dict(Counter(page[:20] for page in pages))}.",
-                                         service, server, asked=len(pages) < len(answers))
-    for turn in periods(pages, round_):
-        if Counter(turn) != Counter(shares) or list(turn) != pages[:round_]:
-            observer.blame(f"{service.scheduler} should give each round of {round_} requests to {shares} in the same "
-                           f"order; the answers were {' '.join(pages)}.", *observer.director_steps(service, "rules"))
-
-
-def test_packet_path(ipvs: str, plan: Plan, observer: Observer) -> None:
-    """requests pass the director, replies do not, and servers see the client's address"""
-    service = _service(plan, ipvs)
-    first = service.directors.nodes[0]
-    client = observer.client_node
-    client_interface = client.interface_to(service.vip)
-    nodes = mac_to_node(plan.nodes)
-    count = 2 * sum(_shares(service).values())
-    with observer.capture([client.name, first, *service.real_servers], service.vip, service.port) as frames:
-        answers = observer.sample(service.vip, service.port, count)
-    pages = {answer.page for answer in answers if answer.status == 200}
-    if pages != set(service.real_servers):
-        missing = sorted(set(service.real_servers) - pages)
-        observer.blame_silent_server(f"{' and '.join(map(repr, missing))} did not answer through the VIP, so its "
-                                     "packets' path cannot be seen.", service, missing[0],
-                                     asked=any(frame.target == service.vip for frame in frames[missing[0]]))
-    senders = {nodes.get(frame.source_mac) for frame in frames[client.name] if frame.source == service.vip}
-    if senders != set(service.real_servers):
-        observer.blame(f"Replies should come straight from the real servers' MAC addresses; they came from {senders}.",
-                       *observer.director_steps(service, "rules"))
-    through = frames[first]
-    arrived = [frame for frame in through if nodes.get(frame.source_mac) == client.name]
-    forwarded = {nodes.get(frame.target_mac) for frame in through if nodes.get(frame.source_mac) == first}
-    if not arrived or forwarded != set(service.real_servers):
-        observer.blame(f"Requests should arrive at '{first}' and leave it to the MAC addresses of the real servers; "
-                       f"{len(arrived)} arrived, and they left to {forwarded or 'nobody'}.",
-                       *observer.director_steps(service, "rules"))
-    if any(frame.source == service.vip for frame in through):
-        observer.blame(f"Replies passed '{first}', which in direct routing they never do.",
-                       *observer.director_steps(service, "rules"))
+    service = observer.service(rotating, Ipvs)
+    frontend = frontend_of(service, observer)
+    director = director_of(service, observer)
+    table = observer.table(director, service)
+    count = _ROUNDS * len(rotation(service.scheduler, service.real_servers))
+    answers = observer.sample(service.vip, service.port, count, host=frontend.host)
+    servers = [answer.server for answer in answers if answer.status == 200]
+    if not servers:
+        blame_silence(f"No request to http://{service.vip}:{service.port}/ got an answer.", service, observer)
     for server in service.real_servers:
+        if server not in servers:
+            blame_server(f"'{server}' answered none of {len(answers)} requests to the VIP; "
+                         f"the answers came from {dict(Counter(servers))}.",
+                         service, server, observer, asked=len(servers) < len(answers))
+    if len(servers) < count:
+        observer.blame(f"{count - len(servers)} of {count} requests to the VIP got no answer.",
+                       *director_steps(service, director, "rules"))
+    if table != service.real_servers or not is_rotation(servers, rotation(service.scheduler, table)):
+        observer.blame(f"{service.scheduler} should go round {service.real_servers} by their weights; the answers were "
+                       f"{' '.join(servers)}.", *director_steps(service, director, "rules"))
+
+
+def test_packet_path(path: str, observer: Observer) -> None:
+    """requests and replies take the way that the forwarding mode stands for"""
+    service = observer.service(path, Ipvs)
+    frontend = frontend_of(service, observer)
+    director = director_of(service, observer)
+    topology = observer.plan.topology
+    points = {observer.client_node.name: observer.client_node.interface_to(service.vip).name,
+              director: observer.plan.node(director).interface_to(service.vip).name}
+    addresses = {}
+    for server in service.real_servers:
+        addresses[server] = service.server_address(topology, server)
+        points[server] = observer.plan.node(server).interface_to(addresses[server]).name
+    expression = f"(tcp port {service.port} or tcp port {service.server_port}) or ip proto 4"
+    with observer.capture(points, expression) as frames:
+        answers = observer.sample(service.vip, service.port, 2 * sum(service.real_servers.values()), host=frontend.host)
+    servers = {answer.server for answer in answers if answer.status == 200}
+    for server in service.real_servers:
+        if server not in servers:
+            blame_server(f"'{server}' did not answer through the VIP, so its packets' path cannot be seen.",
+                         service, server, observer,
+                         asked=any(frame.target == service.vip for frame in frames[server]))
+    check = {"dr": _check_direct, "nat": _check_nat, "tun": _check_tunnel}[service.forward]
+    problem = check(service, director, addresses, frames, observer)
+    if problem:
+        observer.blame(problem, *director_steps(service, director, "rules"))
+
+
+def _check_direct(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+                  observer: Observer) -> str:
+    nodes = mac_to_node(observer.plan.nodes)
+    client = observer.client_node
+    through = [frame for frame in frames[director] if service.vip in (frame.source, frame.target)]
+    arrived = [frame for frame in through if nodes.get(frame.source_mac) == client.name]
+    forwarded = {nodes.get(frame.target_mac) for frame in through if nodes.get(frame.source_mac) == director}
+    if not arrived or forwarded != set(addresses):
+        return (f"Requests should arrive at '{director}' and leave it to the MAC addresses of the real servers; "
+                f"{len(arrived)} arrived, and they left to {forwarded or 'nobody'}.")
+    senders = {nodes.get(frame.source_mac) for frame in frames[client.name] if frame.source == service.vip}
+    if senders != set(addresses):
+        return f"Replies should come straight from the real servers' MAC addresses; they came from {senders}."
+    return _replies_pass(service, director, frames) or _client_is_seen(service, addresses, frames, observer)
+
+
+def _check_nat(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+               observer: Observer) -> str:
+    nodes = mac_to_node(observer.plan.nodes)
+    client = observer.client_node
+    senders = {nodes.get(frame.source_mac) for frame in frames[client.name] if frame.source == service.vip}
+    if senders != {director}:
+        return f"Replies should come from '{director}' with the VIP as their source; they came from {senders}."
+    asker = client.interface_to(service.vip).address
+    for server, address in addresses.items():
+        arrived = {(frame.source, frame.target, frame.target_port) for frame in frames[server]
+                   if frame.target == address and frame.source == asker}
+        if arrived != {(asker, address, service.server_port)}:
+            return (f"Requests should arrive at '{server}' from {asker}, addressed to {address}:{service.server_port}; "
+                    f"{arrived or 'none'} arrived.")
+        left = {nodes.get(frame.target_mac) for frame in frames[server] if frame.source == address
+                and frame.target == asker}
+        if left != {director}:
+            return f"Replies of '{server}' should leave to '{director}', its gateway; they left to {left or 'nobody'}."
+    return ""
+
+
+def _check_tunnel(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+                  observer: Observer) -> str:
+    network = observer.plan.topology.network_of(service.vip)
+    ours = observer.plan.topology.nodes[director].addresses[network or ""]
+    for server, address in addresses.items():
+        tunnels = {frame.tunnel for frame in frames[server] if frame.target == service.vip}
+        if {target for _, target in filter(None, tunnels)} != {address} or None in tunnels:
+            return (f"Requests should reach '{server}' in a tunnel from '{director}' ({ours}) to {address}; "
+                    f"they came in {tunnels or 'none'}.")
+    return _replies_pass(service, director, frames) or _client_is_seen(service, addresses, frames, observer)
+
+
+def _replies_pass(service: Ipvs, director: str, frames: dict[str, list[Frame]]) -> str:
+    if any(frame.source == service.vip for frame in frames[director]):
+        return f"Replies passed '{director}', which in this mode they never do."
+    return ""
+
+
+def _client_is_seen(service: Ipvs, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+                    observer: Observer) -> str:
+    client = observer.client_node.interface_to(service.vip).address
+    for server in addresses:
         asked = {frame.source for frame in frames[server] if frame.target == service.vip}
-        if asked != {client_interface.address}:
-            observer.blame(f"'{server}' should see requests from the client's address {client_interface.address} "
-                           f"only; it saw {', '.join(map(str, asked)) or 'none'}.",
-                           *observer.director_steps(service, "rules"))
+        if asked != {client}:
+            return (f"'{server}' should see requests from the client's address {client} only; "
+                    f"it saw {', '.join(map(str, asked)) or 'none'}.")
+    return ""
 
 
-def test_dead_server(keepalived: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
-    """a server whose httpd stops leaves the table in time, and comes back with it"""
-    service = _service(plan, keepalived)
-    first = service.directors.nodes[0]
+def test_long_packets(tunnel: str, observer: Observer) -> None:
+    """a request too long for one packet in the tunnel arrives all the same"""
+    service = observer.service(tunnel, Ipvs)
+    url = f"http://{service.vip}:{service.port}/"
+    statuses = observer.client.run(
+        "pad=$(printf '%%06000d' 0); for i in $(seq %s); do curl -s -o /dev/null --max-time 8 -w '%%{http_code} ' "
+        "-H \"X-Pad: $pad\" %s || break; done", str(2 * len(service.real_servers)), url).stdout.split()
+    if set(statuses) != {"200"}:
+        observer.blame(f"Requests of 6000 bytes to the VIP got the HTTP statuses {' '.join(statuses)}: packets that "
+                       "the tunnel makes longer than the network takes have to be cut up, or their sender told.",
+                       *director_steps(service, director_of(service, observer), "rules"))
+
+
+def test_own_connections(snat: str, observer: Observer) -> None:
+    """what a real server starts itself leaves with the director's address"""
+    service = observer.service(snat, Ipvs)
+    director = director_of(service, observer)
+    client = observer.client_node
+    interface = client.interface_to(service.vip)
+    expected = observer.plan.node(director).interface_to(service.vip).address
+    with observer.capture({client.name: interface.name}, "tcp port 5001") as frames:
+        for server in service.real_servers:
+            observer.host(server).run(f"timeout 8 bash -c ': </dev/tcp/{interface.address}/5001'")
+    sources = {frame.source for frame in frames[client.name] if frame.target_port == 5001}
+    if sources != {expected}:
+        observer.blame(f"Connections that the real servers open should reach '{client.name}' from {expected}; "
+                       f"they came from {', '.join(map(str, sources)) or 'nowhere'}.",
+                       (director, "ipvs/snat"))
+
+
+def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observer) -> None:
+    """a server that dies leaves the table in time, and comes back when it is well"""
+    service = observer.service(checked, Ipvs)
+    frontend = frontend_of(service, observer)
+    assert service.health
+    director = director_of(service, observer)
     server = next(iter(service.real_servers))
-    unit = plan.guest.facts["httpd_unit"]
-    bound = service.check.removal_seconds
-    observer.settled(service)
-    if server not in observer.table(first, service):
-        observer.blame(f"'{server}' is not in the table of '{first}' to begin with.",
-                       (server, "httpd/httpd"), (first, "ipvs/keepalived"))
+    units = _units(service, server, observer)
+    # The script asks one server after the other.
+    bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
+    if server not in observer.table(director, service):
+        blame_server(f"'{server}' is not in the table of '{director}' to begin with.", service, server, observer,
+                     asked=False)
+    suspect, = director_steps(service, director, "healthcheck")
     try:
-        host(server).check_output(f"systemctl stop {unit}")
-        if not until(lambda: server not in observer.table(first, service), Deadline(bound)):
-            observer.blame(f"'{first}' still sends requests to '{server}' {bound:.0f} s after its httpd stopped.",
-                           (first, "ipvs/keepalived"))
-        pages = [answer.page for answer in observer.sample(service.vip, service.port, 4)]
+        host(server).check_output(f"systemctl stop {units}")
+        if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
+            observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after it stopped serving.",
+                           suspect)
+        answers = observer.sample(service.vip, service.port, 4, host=frontend.host)
         others = set(service.real_servers) - {server}
-        if others and not set(pages) <= others:
-            observer.blame(f"With '{server}' out of the table its requests should go to {others}; they got {pages}.",
-                           (first, "ipvs/keepalived"))
+        if others and not {answer.server for answer in answers} <= others:
+            observer.blame(f"With '{server}' out of the table its requests should go to {others}; they got "
+                           f"{[answer.server for answer in answers]}.", suspect)
+        if service.health.type == "http":
+            _junk_is_no_answer(service, server, director, suspect, observer)
     finally:
-        host(server).check_output(f"systemctl start {unit}")
-    if not until(lambda: server in observer.table(first, service), Deadline(bound)):
-        observer.blame(f"'{first}' does not use '{server}' again {bound:.0f} s after its httpd started.",
-                       (first, "ipvs/keepalived"))
+        host(server).check_output(f"systemctl start {units}")
+    if not until(lambda: server in observer.table(director, service), Deadline(bound)):
+        observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after it serves again.", suspect)
 
 
-def test_clean_stop(keepalived_pair: str, plan: Plan, host: Callable[[str], Host], observer: Observer,
-                    record_property: Callable[[str, object], None]) -> None:
-    """a MASTER that is stopped hands over within two seconds, and gets the VIP back"""
-    service = _service(plan, keepalived_pair)
-    first, backup = service.directors.nodes[:2]
-    _first_holds(service, observer)
+def _junk_is_no_answer(service: Ipvs, server: str, director: str, suspect: tuple[str, str], observer: Observer) -> None:
+    assert service.health
+    talker = observer.host(server).run("nohup sh -c %s >/dev/null 2>&1 </dev/null & echo $!",
+                                       _JUNK.format(port=service.server_port)).stdout.strip()
     try:
-        with observer.probing(service) as probes:
-            host(first).check_output("systemctl stop keepalived")
-            _backup_takes_over(service, backup, observer)
-            gap = _gap_until_it_serves(probes, observer)
+        until(lambda: server in observer.table(director, service), Deadline(2.5 * service.health.interval))
+        if server in observer.table(director, service):
+            observer.blame(f"'{director}' takes '{server}' back although its port answers with junk.", suspect)
     finally:
-        host(first).check_output("systemctl start keepalived")
-    record_property("measured", f"{gap:.1f} s without service, {_STOPPED_SECONDS} s allowed")
-    if gap > _STOPPED_SECONDS:
-        observer.blame(f"After a clean stop of '{first}' nobody served for {gap:.1f} s; {_STOPPED_SECONDS} s are "
-                       "allowed.", (backup, "ipvs/keepalived"))
-    _first_gets_it_back(service, observer)
+        observer.host(server).run("kill %s; pkill -x nc", talker)
 
 
-def test_crash(keepalived_pair: str, plan: Plan, lab: Lab, observer: Observer,
-               record_property: Callable[[str, object], None]) -> None:
-    """a MASTER that crashes is replaced in VRRP's time, and gets the VIP back when it returns"""
-    service = _service(plan, keepalived_pair)
-    first, backup = service.directors.nodes[:2]
-    allowed = service.takeover_seconds(backup) + _NOTICED_SECONDS
-    _first_holds(service, observer)
+def test_refused_page(page_checked: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+    """a server whose port is open but whose page is not served leaves the table as well"""
+    service = observer.service(page_checked, Ipvs)
+    assert service.health
+    director = director_of(service, observer)
+    server = list(service.real_servers)[-1]
+    page = f"{plan.guest.facts['docroot']}/index.html"
+    bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
+    suspect, = director_steps(service, director, "healthcheck")
     try:
-        with observer.probing(service) as probes:
-            lab.crash(plan.node(first))
-            _backup_takes_over(service, backup, observer)
-            gap = _gap_until_it_serves(probes, observer)
+        host(server).check_output(f"chmod 000 {page}")
+        if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
+            observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after its page is refused.",
+                           suspect)
     finally:
-        lab.start(plan.node(first))
-        lab.gates(_Silent()).wait_for_nodes([plan.node(first)])
-    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
-    if gap > allowed:
-        observer.blame(f"After the crash of '{first}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed "
-                       "(three advertisements, the skew and two seconds).", (backup, "ipvs/keepalived"))
-    _first_gets_it_back(service, observer)
+        with suppress(AssertionError):
+            host(server).check_output(f"chmod 644 {page}")
+    if not until(lambda: server in observer.table(director, service), Deadline(bound)):
+        observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after its page is back.", suspect)
 
 
-def _first_holds(service: Ipvs, observer: Observer) -> None:
-    first = service.directors.nodes[0]
-    holders = observer.settled(service)
-    if holders != [first]:
-        observer.blame(f"'{first}' should hold the VIP {service.vip}, and it alone; "
-                       f"{' and '.join(map(repr, holders)) or 'nobody'} does.", (first, "ipvs/keepalived"))
+def test_log(script_checked: str, host: Callable[[str], Host], observer: Observer) -> None:
+    """the script that checks the servers logs who goes and who comes back"""
+    service = observer.service(script_checked, Ipvs)
+    assert service.health
+    director = director_of(service, observer)
+    server = next(iter(service.real_servers))
+    address = service.server_address(observer.plan.topology, server)
+    units = _units(service, server, observer)
+    bound = 2 * service.health.removal_seconds
+
+    def logged(what: str) -> int:
+        return observer.says(director, "cat /var/log/ipvsmonitor.log").count(f"{address} is {what}.")
+
+    for action, what in (("stop", "gone"), ("start", "back")):
+        before = logged(what)
+        host(server).check_output(f"systemctl {action} {units}")
+        if not until(lambda what=what, before=before: logged(what) > before, Deadline(bound)):  # type: ignore[misc]
+            host(server).run(f"systemctl start {units}")
+            observer.blame(f"Nothing in /var/log/ipvsmonitor.log says that {address} is {what}.",
+                           (director, "ipvs/healthcheck"))
 
 
-def _backup_takes_over(service: Ipvs, backup: str, observer: Observer) -> None:
-    deadline = Deadline(service.takeover_seconds(backup) + 10)
-    if not until(lambda: backup in observer.holders(service), deadline, interval=0.2):
-        observer.blame(f"'{backup}' does not take the VIP {service.vip} over.", (backup, "ipvs/keepalived"))
-
-
-def _gap_until_it_serves(probes: Callable[[], list[tuple[float, bool]]], observer: Observer) -> float:
-    """The time without service, once five requests in a row have succeeded again."""
-    until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * observer.lab.patience))
-    return longest_gap(probes())
-
-
-def _first_gets_it_back(service: Ipvs, observer: Observer) -> None:
-    first = service.directors.nodes[0]
-    if not until(lambda: observer.holders(service) == [first], Deadline(10 * observer.lab.patience)):
-        observer.blame(f"'{first}' is back, but does not get the VIP {service.vip} back.", (first, "ipvs/keepalived"))
-
-
-class _Silent:
-    """A progress that nobody watches."""
-
-    def say(self, text: str) -> None:
-        """See labctl.progress."""
-
-    def passed(self, node: str, gate: Gate) -> None:
-        """See labctl.progress."""
+def _units(service: Ipvs, server: str, observer: Observer) -> str:
+    """The units that serve a real server's port."""
+    own = [unit for step in observer.serving(server, service.server_port) for unit in step.units]
+    # A step that two services need bears the name of the first.
+    return " ".join(own or [observer.plan.guest.facts["httpd_unit"]])

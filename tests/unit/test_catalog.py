@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from samples import BASE, SHIPPED
 
-from labctl import catalog
+from labctl import catalog, paths
 from labctl.errors import InputError, LabError
 
 
@@ -27,6 +27,16 @@ def test_shipped_topologies_have_names() -> None:
 def test_the_working_directorys_own_goes_first(own: Path) -> None:
     assert catalog.find("lvs-dr").resolve() == own
     assert catalog.names().keys() == {path.stem for path in SHIPPED}
+
+
+def test_what_a_bundle_brought_goes_before_the_shipped_ones(tmp_path: Path) -> None:
+    brought = paths.topologies() / "lvs-dr.yaml"
+    brought.parent.mkdir(parents=True)
+    brought.write_text(BASE)
+    assert catalog.find("lvs-dr") == brought
+    (tmp_path / "topologies").mkdir()
+    (tmp_path / "topologies" / "lvs-dr.yaml").write_text(BASE)
+    assert catalog.find("lvs-dr") == Path("topologies/lvs-dr.yaml")
 
 
 @pytest.mark.parametrize("wanted", ["./lab.yaml", "lab.yaml", "./lab"])

@@ -1,5 +1,7 @@
 """labctl.config: the user's settings."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from labctl import config, paths
@@ -25,6 +27,20 @@ def test_an_empty_file_means_no_settings(text: str) -> None:
 def test_settings_are_read() -> None:
     write("guest: debian-12\nmirror: http://mirror.example/debian\n")
     assert config.load() == config.Config(guest="debian-12", mirror="http://mirror.example/debian")
+
+
+@pytest.mark.parametrize(("file", "variable", "refused"), [
+    ("", None, False), ("offline: true\n", None, True), ("offline: false\n", None, False),
+    ("", "1", True), ("", "0", False), ("offline: true\n", "0", False),
+])
+def test_offline_is_what_the_command_line_says_else_the_file(
+    monkeypatch: pytest.MonkeyPatch, file: str, variable: str | None, refused: bool,
+) -> None:
+    write(file)
+    if variable:
+        monkeypatch.setenv(config.OFFLINE, variable)
+    with pytest.raises(LabError, match="is offline, so it does not ask") if refused else nullcontext():
+        config.must_be_online("ask")
 
 
 @pytest.mark.parametrize(("text", "line", "message"), [

@@ -50,10 +50,37 @@ def test_progress_on_a_pipe_is_a_line_per_event() -> None:
     assert second.endswith(" s  rs1: ssh")
 
 
+def test_a_download_on_a_pipe_is_a_few_lines() -> None:
+    console, out = printed()
+    with display.PlainTransfer(console) as transfer:
+        for here in (*range(600), *range(500, 1001)):
+            transfer.moved(here * 2**20, 1000 * 2**20)
+        transfer.say("[bold] stays as it is")
+        transfer.moved(7, None)
+    assert out.getvalue().splitlines() == [
+        "250 MiB of 1000 MiB", "500 MiB of 1000 MiB", "750 MiB of 1000 MiB", "1000 MiB of 1000 MiB",
+        "[bold] stays as it is"]
+
+
+def test_a_download_on_a_terminal_is_a_bar() -> None:
+    out = io.StringIO()
+    with display.LiveTransfer(Console(file=out, width=80, force_terminal=True)) as transfer:
+        transfer.say("[bold] stays as it is")
+        transfer.moved(0, None)
+        transfer.moved(2**20, 4 * 2**20)
+    assert "[bold] stays as it is" in out.getvalue()
+    assert "1.0/4.0 MiB" in out.getvalue()
+
+
 def test_rows_of_nodes() -> None:
     plan = plan_of()
-    row = display.mapping_rows({node.name: "running" for node in plan.nodes}, plan.nodes)[0]
-    assert row == ["lvs", "running", "eth0 10.10.10.11/24, eth1 10.10.20.11/24", "384 MiB"]
+    applied = {"lvs": {"hosts", "packages", "vip", "rules"}, "rs1": {"hosts", "packages", "page", "vip-lo"},
+               "rs2": set()}
+    rows = display.mapping_rows({node.name: "running" for node in plan.nodes},
+                                {node.name: applied.get(node.name) for node in plan.nodes}, plan.nodes)
+    assert rows[0] == ["lvs", "running", "eth0 10.10.10.11/24, eth1 10.10.20.11/24", "384 MiB", "4/4"]
+    assert [row[-1] for row in rows[1:]] == [
+        "4/6, undone: httpd, arp", "0/6, undone: hosts, packages, page, httpd, arp, vip-lo", "?", "?"]
 
 
 def test_a_sheet_has_each_step_with_reason_files_commands_and_the_way_back() -> None:

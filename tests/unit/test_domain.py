@@ -7,7 +7,7 @@ import pytest
 from samples import GUESTS, plan_of
 
 from labctl import domain
-from labctl.domain import Disks
+from labctl.domain import Disks, domain_xml, moved, split, waiting
 
 DISK = Disks(overlay=Path("/lab/rs1.qcow2"), seed=Path("/lab/rs1.iso"))
 DIRECT = Disks(overlay=DISK.overlay, seed=DISK.seed, kernel=Path("/i/vmlinuz"), initrd=Path("/i/initrd.img"),
@@ -124,3 +124,41 @@ def test_bridges_have_names_that_linux_takes() -> None:
     names = [network.bridge for network in plan_of().networks]
     assert len(set(names)) == len(names)
     assert all(0 < len(name) < 16 for name in names)
+
+
+def test_what_depends_on_who_a_machine_is_can_be_plugged_in_later() -> None:
+    """Interfaces first and the seed last: once that is there, the guest looks at everything."""
+    plan = plan_of()
+    disks = Disks(Path("/o"), Path("/s"), Path("/k"), Path("/i"), Path("/m"))
+    xml = domain_xml(plan, plan.node("lvs"), disks, "tcg")
+    bare, late = split(xml)
+    assert [ET.fromstring(device).tag for device in late] == ["interface", "interface", "disk"]
+    assert [source.attrib["file"] for source in ET.fromstring(late[-1]).iter("source")] == ["/s"]
+    left = ET.fromstring(bare)
+    assert left.findall("devices/interface") == []
+    assert [source.attrib["file"] for source in left.iterfind("devices/disk/source")] == ["/o", "/m"]
+
+
+def test_a_machine_waits_by_its_kernel_arguments() -> None:
+    plan = plan_of()
+    disks = Disks(Path("/o"), Path("/s"), Path("/k"), Path("/i"))
+    xml = domain_xml(plan, plan.node("rs1"), disks, "tcg")
+    (before,) = ET.fromstring(xml).iterfind("os/cmdline")
+    (after,) = ET.fromstring(waiting(xml, "wait.for=it")).iterfind("os/cmdline")
+    assert after.text == f"{before.text} wait.for=it"
+
+
+def test_a_saved_machine_finds_its_files_where_they_are_now() -> None:
+    plan = plan_of()
+    saved = domain_xml(plan, plan.node("rs1"), DIRECT, "tcg").replace(
+        "<source file=\"/lab/rs1.qcow2\" />", "<source file=\"/old/.rs1.new\" />"
+        "<backingStore type='file'><source file='/old/below'/></backingStore>")
+    assert "/old/below" in saved
+    now = Disks(Path("/now/rs1.qcow2"), Path("/now/rs1.iso"), console=Path("/now/rs1.log"))
+    root = ET.fromstring(moved(saved, now))
+    files = {target.get("dev"): source.get("file") for disk in root.iterfind("devices/disk")
+             for target in disk.iterfind("target") for source in disk.iterfind("source")}
+    assert files == {"vda": "/now/rs1.qcow2", "vdb": "/now/rs1.iso"}
+    assert root.find("devices/disk/backingStore") is None
+    assert attributes(root, "devices/serial/log")["file"] == "/now/rs1.log"
+    assert root.findtext("uuid") == str(plan.node("rs1").uuid)

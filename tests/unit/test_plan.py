@@ -4,13 +4,14 @@ import re
 from ipaddress import IPv4Address
 
 import pytest
-from samples import BASE, GUESTS, KEEPALIVED, SHIPPED, changed, plan_of, second_ipvs
+from samples import BASE, GUESTS, KEEPALIVED, SHIPPED, changed, plan_of, runs_on, second_ipvs
 
 from labctl.errors import LabError
 from labctl.plan import Plan
 
 CASES = [
     pytest.param(path.read_text(), guest, id=f"{path.stem}-{guest}") for path in SHIPPED for guest in GUESTS
+    if runs_on(path.read_text(), guest)
 ]
 
 
@@ -104,21 +105,21 @@ def test_every_node_begins_with_the_hosts_file() -> None:
 
 def test_steps_follow_the_services() -> None:
     plan = plan_of()
-    assert step_names(plan, "rs1") == ["hosts", "page", "httpd", "arp", "vip-lo"]
-    assert step_names(plan, "lvs") == ["hosts", "vip", "rules"]
+    assert step_names(plan, "rs1") == ["hosts", "packages", "page", "httpd", "arp", "vip-lo"]
+    assert step_names(plan, "lvs") == ["hosts", "packages", "vip", "rules"]
     assert plan.node("rs1").units == [plan.guest.facts["httpd_unit"], "lvs-vip-web"]
 
 
 @pytest.mark.parametrize(("text", "node", "expected"), [
-    (BASE, "lvs", ["hosts", "vip.web", "rules.web", "vip.shop", "rules.shop"]),
-    (KEEPALIVED, "lvs", ["hosts", "keepalived.web", "keepalived.shop"]),
-    (KEEPALIVED, "out", ["hosts", "keepalived.web", "keepalived.shop"]),
-    (KEEPALIVED, "rs1", ["hosts", "page", "httpd", "arp", "vip-lo.web", "vip-lo.shop"]),
+    (BASE, "lvs", ["vip.web", "rules.web", "vip.shop", "rules.shop"]),
+    (KEEPALIVED, "lvs", ["keepalived.web", "keepalived.shop"]),
+    (KEEPALIVED, "out", ["keepalived.web", "keepalived.shop"]),
+    (KEEPALIVED, "rs1", ["page", "httpd", "arp", "vip-lo.web", "vip-lo.shop"]),
 ])
 def test_a_step_that_two_services_share_is_one_and_others_say_whose_they_are(
         text: str, node: str, expected: list[str]) -> None:
     plan = plan_of(second_ipvs(text))
-    assert step_names(plan, node) == expected
+    assert [step.name for step in plan.node(node).steps if step.service] == expected
     paths = [file.path for step in plan.node(node).steps for file in step.write_files
              if not file.path.endswith("keepalived.conf")]
     assert len(set(paths)) == len(paths), "one service's step would overwrite the other's file"
@@ -158,3 +159,14 @@ def test_a_node_or_step_that_is_not_there_is_told_with_the_nearest() -> None:
         plan_of().node("rs1").step("aro")
     assert "'arp'" in caught.value.hint
     assert plan_of().node("rs1").step("arp").kind == "ipvs/arp"
+
+
+def test_what_a_guest_lacks_is_refused_with_the_reason() -> None:
+    text = next(path for path in SHIPPED if path.stem == "nginx-heartbeat").read_text()
+    with pytest.raises(LabError) as caught:
+        plan_of(text, guest="rocky-9")
+    assert caught.value.message.splitlines() == [
+        "The service 'clock' cannot run on Rocky Linux 9: its only time server is chrony, and ntpd is not to be had.",
+        "The service 'vip' cannot run on Rocky Linux 9: it has neither a package of heartbeat nor the init scripts "
+        "that it starts its resources by."]
+    assert caught.value.hint == "'--guest centos-7' or '--guest debian-12' can."

@@ -2,6 +2,7 @@
 
 import re
 import string
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -9,10 +10,10 @@ from xml.etree import ElementTree as ET
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import GUESTS, SHIPPED, keys_of, plan_of
+from samples import GUESTS, NAT, SHIPPED, keys_of, plan_of
 
 from labctl import access, domain, seed, topology, yamlfile
-from labctl.errors import InputError
+from labctl.errors import InputError, LabError
 from labctl.plan import Plan
 
 # Text with much more YAML in it than chance would give.
@@ -127,6 +128,37 @@ def test_a_topology_with_parts_changed_is_one_or_refused(path: Path, data: st.Da
     parsed(dumped(tree))
 
 
+@given(st.sampled_from(SHIPPED), st.data(), st.one_of(scalars, trees))
+@settings(max_examples=200)
+def test_a_value_that_is_set_is_as_good_as_one_in_the_file(path: Path, data: st.DataObject, value: Any) -> None:
+    tree = yaml.safe_load(path.read_text())
+    before, keys, place = dumped(tree), [], tree
+    while True:
+        keys.append(data.draw(st.sampled_from([*place, "check", "new"])))
+        inner = place.get(keys[-1])
+        if not (isinstance(inner, dict) and data.draw(st.booleans())):
+            break
+        place = inner
+    place[keys[-1]] = value
+    assert outcome(before, [f"{'.'.join(keys)}={dumped(value)}"]) == outcome(dumped(tree), [])
+
+
+def outcome(text: str, changes: list[str]) -> topology.Topology | set[str]:
+    """The topology, or what is wrong with it."""
+    try:
+        return topology.parse(text, "f.yaml", changes)
+    except InputError as error:
+        return {problem.message.removesuffix(" It comes from --set.") for problem in error.problems}
+
+
+@given(st.sampled_from(SHIPPED), any_text)
+@settings(max_examples=200)
+def test_any_change_is_made_or_refused(path: Path, change: str) -> None:
+    for text in (change, f"services.{change}", f"nodes.client={change}", f"services.web={change}"):
+        with suppress(LabError):
+            topology.parse(path.read_text(), path, [text])
+
+
 @given(st.sampled_from(SHIPPED), st.data())
 @settings(max_examples=200)
 def test_a_topology_with_text_changed_is_one_or_refused(path: Path, data: st.DataObject) -> None:
@@ -136,6 +168,64 @@ def test_a_topology_with_text_changed_is_one_or_refused(path: Path, data: st.Dat
         end = data.draw(st.integers(start, min(len(text), start + 30)))
         text = text[:start] + data.draw(yamlish) + text[end:]
     parsed(text)
+
+
+def mapping(**values: object) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({
+        key: value if isinstance(value, st.SearchStrategy) else st.just(value) for key, value in values.items()})
+
+
+def few(*values: str, least: int = 1) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(values), min_size=least, max_size=3, unique=True)
+
+
+ports = st.sampled_from([80, 8080])
+# More sound ones than others, so that a good part of the mixtures is sound.
+ADDRESSES = ["20.20.20.100", "20.20.20.101", "20.20.20.102", "20.20.20.11", "10.10.10.100", "10.9.0.1"]
+addresses = st.sampled_from(ADDRESSES)
+NODES = ["rs1", "rs2", "lvs", "out", "nobody"]
+balanced_servers = st.dictionaries(st.sampled_from(["rs1", "rs2", "rs1", "rs2", "out"]), st.integers(1, 3),
+                                   min_size=1, max_size=2)
+elections = mapping(nopreempt=st.booleans(), unicast=st.booleans())
+an_option = st.one_of(
+    mapping(real_port=ports),
+    mapping(gateway=st.sampled_from(["10.10.10.100", "10.10.10.11", "10.9.0.1"])),
+    mapping(snat=st.booleans()),
+    mapping(mark=mapping(number=st.integers(1, 2), vips=few(*ADDRESSES), ports=st.lists(ports, max_size=2))),
+    mapping(persistence=mapping(per=st.sampled_from(["client", "port", "mark"]))),
+    mapping(check=mapping(type=st.sampled_from(["tcp", "http"]))),
+    mapping(vrrp=elections),
+)
+balanced = st.builds(
+    lambda service, options: {**service, **{key: value for each in options for key, value in each.items()}},
+    mapping(
+        type="ipvs", vip=addresses, port=ports, forward=st.sampled_from(["nat", "nat", "dr", "tun"]),
+        scheduler=st.sampled_from(["rr", "sh"]), real_servers=balanced_servers,
+        directors=st.sampled_from([
+            {"ipvsadm": ["lvs"]}, {"ipvsadm": ["lvs"]}, {"ipvsadm": ["out"]}, {"ipvsadm": ["nobody"]},
+            {"keepalived": ["lvs"]}, {"keepalived": ["lvs", "out"]}, {"keepalived": ["out", "nobody"]}])),
+    st.lists(an_option, max_size=2),
+)
+valid_services = st.one_of(
+    balanced,
+    balanced,
+    mapping(type="httpd", nodes=few(*NODES), port=st.sampled_from([80, 81])),
+    mapping(type="router", node=st.sampled_from(NODES)),
+    mapping(type="haproxy", nodes=few(*NODES), servers=balanced_servers, port=ports, server_port=ports),
+    mapping(type="vrrp", vip=addresses, nodes=few(*NODES, least=2), port=ports, vrrp=elections),
+)
+
+
+@given(st.lists(valid_services, min_size=1, max_size=3), st.sampled_from(GUESTS))
+@settings(max_examples=400)
+def test_services_that_are_valid_each_are_a_lab_together_or_refused(
+        services: list[dict[str, Any]], guest: str) -> None:
+    tree = yaml.safe_load(NAT)
+    tree["services"]["web"] = {"type": "httpd", "nodes": ["rs1", "rs2"], "port": 8080}
+    tree["services"] |= {f"s{position}": service for position, service in enumerate(services)}
+    text = dumped(tree)
+    if parsed(text):
+        assert plan_of(text, guest=guest).nodes
 
 
 # ---- Whatever is a topology ---------------------------------------------------------------------------
@@ -180,8 +270,10 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
             "type": "ipvs",
             "vip": f"10.0.0.{number}",
             "port": 80,
-            "forward": "dr",
-            "scheduler": draw(st.sampled_from(["rr", "wrr"])),
+            "forward": draw(st.sampled_from(["dr", "tun"])),
+            "scheduler": draw(st.sampled_from(["rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "lblc", "lblcr"])),
+            **draw(st.sampled_from([{}, {"check": {"type": "http"}}, {"mark": {"number": number}},
+                                    {"persistence": {"per": "client"}}])),
             "directors": {kind: directors[:1] if kind == "ipvsadm" else directors},
             "real_servers": {
                 server: draw(st.integers(1, 65535)) for server in draw(some(servers, 1, len(servers)))

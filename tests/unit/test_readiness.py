@@ -1,6 +1,7 @@
 """labctl.readiness: when it gives up, and what it says then."""
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import pytest
 from samples import plan_of
 
+from labctl.domain import Accel
 from labctl.errors import GateError
-from labctl.readiness import Gates, patience
+from labctl.plan import Plan
+from labctl.readiness import BOOT_ID, Gates, patience
+from labctl.ssh import Unreachable
 
 
 def test_emulation_and_crowds_take_longer() -> None:
@@ -19,12 +23,13 @@ def test_emulation_and_crowds_take_longer() -> None:
     assert patience("kvm", 8 * processors) == 4
 
 
-def gates(console: Path | None, states: dict[str, str]) -> Gates:
-    """Gates in front of machines in these states; none of them ever answers."""
+def gates(console: Path | None, states: dict[str, str], ssh: Any = None, accel: Accel = "tcg",
+          passed: list[str] | None = None, limit: float | None = None) -> Gates:
+    """Gates in front of machines in these states; without an `ssh` none of them ever answers."""
     room: Any = SimpleNamespace(console=lambda _: console)
     provider: Any = SimpleNamespace(states=lambda: states)
-    nothing: Any = SimpleNamespace(passed=lambda *_: None, say=lambda *_: None)
-    return Gates(plan_of(), room, provider, ssh=nothing, accel="tcg", progress=nothing)
+    progress: Any = SimpleNamespace(passed=lambda _, gate: passed is None or passed.append(gate))
+    return Gates(plan_of(), room, provider, ssh, accel, progress, limit)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,83 @@ def test_a_machine_that_is_not_running_is_not_waited_for(states: dict[str, str],
     with pytest.raises(GateError, match=reason) as caught:
         gates(None, states).wait_for_nodes([plan_of().node("rs1")])
     assert "console" not in caught.value.message
+
+
+class Rebooting:
+    """The ssh of a node that goes down and comes back: the boot ids it tells, None while it does not answer."""
+
+    def __init__(self, plan: Plan, *boots: str | None) -> None:
+        self._digest = plan.digest
+        self._boots = iter(boots)
+        self.scripts: list[str] = []
+
+    def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:  # noqa: ARG002
+        """See Ssh."""
+        self.scripts.append(script)
+        out = ""
+        if "result.json" in script:
+            out = f'{{"v1": {{"errors": []}}}}\n{self._digest}\n'
+        elif script == BOOT_ID:
+            boot = next(self._boots)
+            if boot is None:
+                raise Unreachable("The node 'client' cannot be reached by SSH: no route.")
+            out = f"{boot}\n"
+        return subprocess.CompletedProcess([], 0, out, "")
+
+    def close(self, node: str) -> None:
+        """See Ssh."""
+        self.scripts.append(f"close {node}")
+
+
+def test_a_node_that_reboots_does_not_pass_before_it_has_gone_down() -> None:
+    plan = plan_of()
+    ssh = Rebooting(plan, "old", "old", None, None, "new")
+    passed: list[str] = []
+    waiting = gates(None, {"client": "running"}, ssh, "kvm", passed)
+    waiting.wait_for_nodes([plan.node("client")], ["other", "old"])
+    assert ssh.scripts[:7] == [BOOT_ID, "close client", BOOT_ID, "close client", BOOT_ID, BOOT_ID, BOOT_ID]
+    assert passed == ["booting", "ssh", "configured", "units"]
+
+
+@pytest.mark.parametrize(("boot", "reason"), [("old", "it does not go down."), (None, "no route; it may still be")])
+def test_a_node_that_does_not_reboot_in_time_is_given_up(boot: str | None, reason: str) -> None:
+    plan = plan_of()
+    waiting = gates(None, {"client": "running"}, Rebooting(plan, *[boot] * 9), "kvm", limit=0.01)
+    with pytest.raises(GateError, match=reason):
+        waiting.wait_for_nodes([plan.node("client")], ["old"])
+
+
+class Woken:
+    """The ssh of a node that goes on after it was saved: what it says to the first question, and then of its units."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.scripts: list[str] = []
+
+    def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:  # noqa: ARG002
+        """See Ssh."""
+        self.scripts.append(script)
+        return subprocess.CompletedProcess([], 0, self.answers.pop(0), "")
+
+
+def test_a_node_that_goes_on_gets_the_time_and_is_asked_once() -> None:
+    plan = plan_of()
+    result = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n'
+    ssh, passed = Woken(f"{result}active\nactive\n"), list[str]()
+    gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], woken=True)
+    assert len(ssh.scripts) == 1
+    assert ssh.scripts[0].startswith("date -us @$(cat /sys/class/rtc/rtc0/since_epoch)")
+    assert passed == ["booting", "ssh", "configured", "units"]
+    ssh = Woken(f"{result}activating\nactive\n", "active\nactive\n")
+    gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
+    assert ssh.answers == []
+
+
+def test_a_node_that_goes_on_with_another_plan_is_refused() -> None:
+    plan = plan_of()
+    ssh = Woken('{"v1": {"errors": []}}\nsome other\n')
+    with pytest.raises(GateError, match="the steps were not all done"):
+        gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
 
 
 def test_the_first_failure_is_told_and_not_that_the_others_were_called_off() -> None:

@@ -1,107 +1,124 @@
-"""labctl.services: which step lands where, with what, and the times that checks rely on."""
-
-from ipaddress import IPv4Address
+"""labctl.services: what all types have in common, and httpd."""
 
 import pytest
-from samples import BASE, KEEPALIVED, changed, second_ipvs
+from samples import (
+    BASE,
+    GUESTS,
+    HAPROXY,
+    KEEPALIVED,
+    NAT,
+    NAT_KEEPALIVED,
+    SHIPPED,
+    TUN,
+    VRRP,
+    changed,
+    option,
+    placed,
+    plan_of,
+    runs_on,
+    second_ipvs,
+    service_of,
+    step_of,
+)
 
 from labctl import topology
 from labctl.resources import STEPS
-from labctl.services import Frontend, Ipvs, Placement
-from labctl.services.ipvs import Check
+from labctl.services import Frontend, Httpd, Placement
+from labctl.services.base import host_at
+
+TEXTS = {
+    "dr": BASE, "dr-keepalived": KEEPALIVED, "nat": NAT, "nat-keepalived": NAT_KEEPALIVED, "tun": TUN,
+    "haproxy": HAPROXY, "vrrp": VRRP,
+    "snat": option("snat: true", NAT),
+    "script-http": option("check: { type: http }", NAT),
+    "script-tcp": option("check: { type: tcp }"),
+    "mark": option("mark: { number: 3, vips: [20.20.20.101], ports: [8080] }", NAT),
+    "mark-keepalived": option("mark: { number: 3 }", NAT_KEEPALIVED),
+    "client-keepalived": option("persistence: { per: client }", NAT_KEEPALIVED),
+    "unicast": option("vrrp: { unicast: true, nopreempt: true }", KEEPALIVED),
+    "two": second_ipvs(KEEPALIVED),
+    "port": changed("[rs1, rs2] }", "[rs1, rs2], port: 8080 }", option("real_port: 8080", NAT)),
+} | {path.stem: path.read_text() for path in SHIPPED}
 
 
-def placed(text: str, service: str) -> list[Placement]:
-    parsed = topology.parse(text, "lab.yaml")
-    index = list(parsed.services).index(service)
-    return list(parsed.services[service].placements(parsed, service, index))
-
-
-def ipvs(text: str, name: str = "web") -> Ipvs:
-    service = topology.parse(text, "lab.yaml").services[name]
-    assert isinstance(service, Ipvs)
-    return service
-
-
-@pytest.mark.parametrize(("text", "service", "expected"), [
-    (BASE, "apache", {"rs1": ["httpd/page", "httpd/httpd"], "rs2": ["httpd/page", "httpd/httpd"]}),
-    (BASE, "web", {"rs1": ["ipvs/arp", "ipvs/vip-lo"], "rs2": ["ipvs/arp", "ipvs/vip-lo"],
-                   "lvs": ["ipvs/vip", "ipvs/rules"]}),
-    (KEEPALIVED, "web", {"rs1": ["ipvs/arp", "ipvs/vip-lo"], "rs2": ["ipvs/arp", "ipvs/vip-lo"],
-                         "lvs": ["ipvs/keepalived"], "out": ["ipvs/keepalived"]}),
-])
-def test_steps_by_node_in_order(text: str, service: str, expected: dict[str, list[str]]) -> None:
-    """ARP has to be quiet before the VIP is on lo, and the VIP held before there are rules for it."""
-    found: dict[str, list[str]] = {}
-    for placement in placed(text, service):
-        found.setdefault(placement.node, []).append(placement.step)
-    assert found == expected
-
-
-@pytest.mark.parametrize("text", [BASE, KEEPALIVED])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_every_step_has_its_file(text: str) -> None:
-    for service in ("apache", "web"):
-        for placement in placed(text, service):
+    parsed = topology.parse(text, "lab.yaml")
+    for name, service in parsed.services.items():
+        for placement in service.placements(parsed, name, parsed.services):
             assert list(STEPS.glob(f"{placement.step}*.yaml")), placement.step
 
 
-def test_the_balancers_table_is_in_the_values() -> None:
-    values = {p.node: p.values for p in placed(BASE, "web") if p.step == "ipvs/rules"}["lvs"]
-    assert values["servers"] == [{"name": "rs1", "address": "10.10.10.12", "weight": 1},
-                                 {"name": "rs2", "address": "10.10.10.13", "weight": 2}]
-    assert (values["vip"], values["port"], values["interface"]) == ("10.10.10.100", 80, "eth0")
+@pytest.mark.parametrize("guest", GUESTS)
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_every_step_has_all_that_its_template_asks_for(text: str, guest: str) -> None:
+    """A variable that nobody set ends the rendering; what is set to nothing has to be left out, not written out."""
+    if not runs_on(text, guest):
+        return
+    for node in plan_of(text, guest=guest).nodes:
+        for step in node.steps:
+            done = [*step.runcmd, *step.undo, *step.units, *(file.content for file in step.write_files)]
+            assert not [line for line in done if "None" in line or "{%" in line or "{{" in line], step.name
 
 
-def test_the_interface_is_the_one_on_the_vips_segment() -> None:
-    text = changed(
-        "lvs: { lan: 10.10.10.11, far: 10.10.20.11 }", "lvs: { far: 10.10.20.11, lan: 10.10.10.11 }"
-    )
-    assert {p.values["interface"] for p in placed(text, "web") if p.node == "lvs"} == {"eth1"}
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_step_overwrites_another_ones_file(text: str) -> None:
+    for node in plan_of(text).nodes:
+        files: dict[str, str] = {}
+        for step in node.steps:
+            for file in step.write_files:
+                assert files.setdefault(file.path, file.content) == file.content, (step.name, file.path)
 
 
-def test_the_first_keepalived_director_is_master_with_the_highest_priority() -> None:
-    text = changed("keepalived: [lvs, out]", "keepalived: [out, lvs, third]", KEEPALIVED)
-    text = text.replace("  client: {", "  third: { lan: 10.10.10.51 }\n  client: {")
-    directors = [p for p in placed(text, "web") if p.step == "ipvs/keepalived"]
-    assert [(p.node, p.values["state"], p.values["priority"]) for p in directors] == \
-        [("out", "MASTER", 150), ("lvs", "BACKUP", 100), ("third", "BACKUP", 50)]
-
-
-def test_each_service_has_a_virtual_router_of_its_own() -> None:
-    text = second_ipvs(KEEPALIVED)
-    routers = {
-        service: {p.values["virtual_router_id"] for p in placed(text, service) if "keepalived" in p.step}
-        for service in ("web", "shop")
-    }
-    assert all(len(ids) == 1 for ids in routers.values())
-    assert not routers["web"] & routers["shop"]
-    assert all(1 <= router <= 255 for ids in routers.values() for router in ids)
-
-
-def test_clients_use_the_vip_and_the_first_director_has_it() -> None:
-    assert ipvs(KEEPALIVED).frontends() == (Frontend(IPv4Address("10.10.10.100"), 80, ("lvs", "out")),)
-    assert list(topology.parse(BASE, "lab.yaml").services["apache"].frontends()) == []
-
-
-def test_httpd_answers_on_port_80_of_its_nodes() -> None:
-    apache = topology.parse(BASE, "lab.yaml").services["apache"]
-    assert (apache.ports_on("rs1"), apache.ports_on("lvs")) == ({80}, set())
-    assert ipvs(BASE).ports_on("lvs") == set()
-
-
-def test_a_backup_takes_over_after_three_intervals_and_its_skew() -> None:
-    """RFC 3768: Master_Down_Interval = 3 x Advertisement_Interval + (256 - Priority) / 256."""
-    assert ipvs(KEEPALIVED).takeover_seconds("out") == 3 * 1 + (256 - 100) / 256
-    assert ipvs(KEEPALIVED).skew_seconds("out") == (256 - 100) / 256
-    assert ipvs(KEEPALIVED).skew_seconds("lvs") < ipvs(KEEPALIVED).skew_seconds("out")
-
-
-@pytest.mark.parametrize(("settings", "seconds"), [
-    ({}, 2 + 3 + 3 * (1 + 3)),
-    ({"interval": 6, "timeout": 1, "retry": 0}, 6 + 1),
-    ({"interval": 1, "timeout": 1, "retry": 2}, 1 + 1 + 2 * (1 + 1)),
+@pytest.mark.parametrize(("port", "expected"), [
+    (80, [Placement("rs1", "httpd/page"), Placement("rs1", "httpd/httpd")]),
+    (8080, [Placement("rs1", "httpd/page"), Placement("rs1", "httpd/port", {"port": 8080}),
+            Placement("rs1", "httpd/httpd")]),
 ])
-def test_a_dead_server_is_removed_within_interval_timeout_and_retries(
-    settings: dict[str, int], seconds: int
-) -> None:
-    assert Check(type="tcp", **settings).removal_seconds == seconds
+def test_httpd_gets_a_page_then_its_port_and_is_started(port: int, expected: list[Placement]) -> None:
+    text = changed("nodes: [rs1, rs2] }", f"nodes: [rs1, out], port: {port} }}", BASE[:BASE.index("  web:")])
+    assert placed(text, "apache") == [*expected, *(Placement("out", each.step, each.values) for each in expected)]
+
+
+def test_httpd_answers_on_the_port_of_its_nodes() -> None:
+    apache = service_of(HAPROXY, "apache")
+    assert (apache.ports_on("rs1"), apache.ports_on("lb1")) == ({80}, set())
+    assert Httpd(type="httpd", nodes=["a"], port=8080).ports_on("a") == {80, 8080}
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_httpd_listens_on_another_port_beside_the_packaged_one(guest: str) -> None:
+    text = changed("[rs1, rs2] }", "[rs1, rs2], port: 8080 }", option("real_port: 8080", NAT))
+    (file,) = step_of(text, "rs1", "httpd/port", "apache", guest).write_files
+    assert file.path.endswith("/port-8080.conf")
+    assert file.content.splitlines()[0] == "Listen 8080"
+
+
+@pytest.mark.parametrize(("text", "service"), [(BASE, "apache"), (HAPROXY, "proxy"), (TUN, "way")])
+def test_a_service_at_its_nodes_own_addresses_has_no_frontend(text: str, service: str) -> None:
+    parsed = topology.parse(text, "lab.yaml")
+    assert list(parsed.services[service].frontends(parsed.services)) == []
+
+
+def frontend(text: str, service: str = "web") -> Frontend:
+    parsed = topology.parse(text, "lab.yaml")
+    (found,) = parsed.services[service].frontends(parsed.services)
+    return found
+
+
+@pytest.mark.parametrize(("text", "service"), [
+    (BASE, "web"), (KEEPALIVED, "web"), (option("real_port: 80", NAT), "web"), (VRRP, "float"),
+])
+def test_a_frontend_is_asked_for_a_host_that_its_servers_answer_to(
+        text: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert frontend(text, service).host is None
+    kind = type(service_of(text, "proxy" if service == "float" else "apache"))
+    monkeypatch.setattr(kind, "hosts", lambda _: ("www.example.org", "example.org"))
+    assert frontend(text, service).host == "www.example.org"
+
+
+def test_the_host_is_that_of_the_service_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Httpd, "hosts", lambda self: (f"at-{self.port}",))
+    services = {f"s{port}": Httpd(type="httpd", nodes=["rs1"], port=port) for port in (80, 8080)}
+    assert [host_at(["rs1"], port, services) for port in (80, 8080, 81)] == ["at-80", "at-8080", None]
+    assert host_at(["rs2"], 80, services) is None

@@ -14,7 +14,7 @@ from labctl.services import Placement
 from labctl.steps import File, Step, Template, apply_script, render, undo_script
 from labctl.yamlfile import read_file
 
-VALUES = {"vip": "10.0.0.100", "interface": "eth0"}
+VALUES = {"vips": ["10.0.0.100"], "interface": "eth0"}
 
 
 @pytest.mark.parametrize("path", sorted(STEPS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(STEPS)))
@@ -22,25 +22,27 @@ def test_every_step_says_what_why_and_how_to_take_it_back(path: Path) -> None:
     data = read_file(path).data
     assert data.keys() <= Template.model_fields.keys()
     assert re.fullmatch(r"[A-Z].*[^.]", data["title"])
-    assert data["why"].endswith(".")
+    assert data["why"].strip().removesuffix("{% endif %}").endswith(".")
     assert data["undo"]
     assert data.get("write_files") or data.get("runcmd")
 
 
 def test_an_unknown_variable_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="interface"):
-        render(Placement("lvs", "ipvs/vip", {"vip": "10.0.0.100"}), "vip", "web", guests.load("debian-12"))
+        render(Placement("lvs", "ipvs/vip", {"vips": ["10.0.0.100"]}), "vip", "web", guests.load("debian-12"),
+               secret="key")
 
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_a_step_is_filled_in_with_service_node_and_guest(name: str) -> None:
     guest = guests.load(name)
-    page = render(Placement("rs1", "httpd/page"), "page", "apache", guest)
+    page = render(Placement("rs1", "httpd/page"), "page", "apache", guest, secret="key")
     assert (page.name, page.kind, page.service) == ("page", "httpd/page", "apache")
     assert [(file.path, file.content) for file in page.write_files] == [
         (f"{guest.facts['docroot']}/index.html", "rs1\n")
     ]
-    assert render(Placement("rs1", "httpd/httpd"), "httpd", "a", guest).units == [guest.facts["httpd_unit"]]
+    server = render(Placement("rs1", "httpd/httpd"), "httpd", "a", guest, secret="key")
+    assert server.units == [guest.facts["httpd_unit"]]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +50,8 @@ def test_a_step_is_filled_in_with_service_node_and_guest(name: str) -> None:
 )
 def test_values_cannot_change_the_structure(value: str) -> None:
     guest = guests.load("debian-12")
-    honest = render(Placement("lvs", "ipvs/vip", VALUES), "vip", "web", guest)
-    odd = render(Placement("lvs", "ipvs/vip", {**VALUES, "vip": value}), "vip", "web", guest)
+    honest = render(Placement("lvs", "ipvs/vip", VALUES), "vip", "web", guest, secret="key")
+    odd = render(Placement("lvs", "ipvs/vip", {**VALUES, "vips": [value]}), "vip", "web", guest, secret="key")
     assert odd.model_dump_json() == honest.model_dump_json().replace("10.0.0.100", yaml_free(value))
     assert value in odd.write_files[0].content
 
@@ -78,6 +80,7 @@ STEP = Step(
 def test_a_step_is_done_by_a_script_that_stops_at_the_first_failure() -> None:
     assert apply_script(STEP) == """\
 set -e
+rm -f /var/lib/labctl/steps/n
 mkdir -p '/etc/a'
 cat >'/etc/a/x' <<'END-OF-FILE'
 one $HOME
@@ -91,11 +94,14 @@ END-OF-FILE
 chmod 0644 '/x'
 echo a
 echo b
+mkdir -p /var/lib/labctl/steps
+touch /var/lib/labctl/steps/n
+sync
 """
 
 
 def test_a_step_is_taken_back_by_a_script() -> None:
-    assert undo_script(STEP) == "set -e\nrm -f /etc/x\nsysctl -a\n"
+    assert undo_script(STEP) == "set -e\nrm -f /var/lib/labctl/steps/n\nrm -f /etc/x\nsysctl -a\nsync\n"
 
 
 @pytest.mark.parametrize("wrong", [

@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from labctl import paths, store
+from labctl import bases, builder, guests, paths, store
+from labctl.builder import RecipeError
 from labctl.errors import LabError
+from labctl.files import sha256
+from labctl.resources import IMAGES
 from labctl.store import ImageFile, Manifest
 
 
@@ -56,6 +60,88 @@ def test_an_empty_store_has_no_images_and_says_how_to_get_one() -> None:
     assert "labctl image build debian-12" in caught.value.hint
 
 
+def have_base(name: str) -> None:
+    """Put the base of a guest into the store."""
+    home = paths.bases() / f"{name}_x"
+    home.mkdir(parents=True)
+    (home / "disk.qcow2").write_bytes(b"disk")
+    (home / "manifest.json").write_text(bases.Manifest(
+        guest=name, origin="http://mirror.example/disk.qcow2", sha256="c" * 64, size=4, verified=True,
+        added=datetime(2024, 1, 1, tzinfo=UTC)).model_dump_json())
+    (paths.bases() / name).symlink_to(home.name)
+
+
+@pytest.mark.parametrize(("name", "base", "hint"), [
+    ("centos-7", False, "'labctl image pull centos-7' gets what it is made of, then 'labctl image build centos-7' "
+                        "builds it. Or 'labctl image build debian-12' builds one, then '--guest debian-12' uses "
+                        "Debian 12 (bookworm) instead."),
+    ("centos-7", True, "'labctl image build centos-7' builds it."),
+    ("rocky-9", True, "labctl cannot make one of the base that is there yet. 'labctl image build debian-12' builds"),
+])
+def test_the_way_to_an_image_of_a_base(name: str, base: bool, hint: str) -> None:
+    if base:
+        have_base(name)
+    with pytest.raises(LabError) as caught:
+        store.find(name)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_nothing_is_built_without_a_base() -> None:
+    with pytest.raises(LabError, match="There is no base of 'centos-7' in the store") as caught:
+        store.build(guests.load("centos-7"), None, paths.cache() / "log", [])
+    assert "labctl image pull centos-7" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "iso", "message"), [
+    ("centos-7", "other.iso", "'other.iso' is no installation disc of CentOS 7.9 that labctl knows: its sha256 is 33"),
+    ("centos-7", "nowhere.iso", "There is no file 'nowhere.iso'."),
+    ("debian-12", "other.iso", "The image of 'debian-12' is not built from an installation disc."),
+])
+def test_a_disc_of_another_release_is_refused(name: str, iso: str, message: str) -> None:
+    have_base("centos-7")
+    Path("other.iso").write_text("another\n")
+    with pytest.raises(LabError) as caught:
+        store.build(guests.load(name), None, paths.cache() / "log", [], Path(iso))
+    assert caught.value.message.startswith(message)
+    assert not paths.images().exists()
+
+
+@pytest.mark.parametrize(("said", "reason"), [
+    ("==> Fetch\ncurl: (6) Could not resolve host: deb.debian.org\n==> Build heartbeat\nerror: Bad exit\nRPM\n",
+     " at the step 'Build heartbeat': error: Bad exit"),
+    ("==> Install\nhttps://vault.centos.org/7.9.2009: Could not resolve host: vault.centos.org\nbye\n",
+     " at the step 'Install': the mirror 'https://vault.centos.org' could not be reached."),
+    ("==> Fetch\ncurl: (6) Could not resolve host: deb.debian.org\n",
+     " at the step 'Fetch': curl: (6) Could not resolve host: deb.debian.org"),
+    ("==> Pack\ncp: No space left on device\nbye\n", " at the step 'Pack': cp: No space left on device"),
+    ("The machine is up.\n==> Install\n", " at the step 'Install': it said nothing"),
+    ("sh: nothing\n", ": sh: nothing"),
+])
+def test_a_recipe_that_fails(said: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def customise(*_: object) -> NoReturn:
+        log.parent.mkdir(parents=True)
+        log.write_text(said)
+        raise RecipeError("The recipe failed.")
+
+    have_base("centos-7")
+    log = paths.cache() / "build.log"
+    monkeypatch.setattr(builder, "customise", customise)
+    with pytest.raises(LabError) as caught:
+        store.build(guests.load("centos-7"), None, log, [])
+    assert caught.value.message == f"The image of 'centos-7' could not be built{reason}"
+    assert str(log) in caught.value.hint
+    assert [path.name for path in paths.images().iterdir()] == [".lock"]
+
+
+def test_an_image_of_another_recipe_is_not_used(image: Path) -> None:
+    with pytest.raises(LabError, match="was built by another version of its recipe"):
+        store.current(guests.load("debian-12"))
+    made = manifest({"disk.qcow2": DISK, "vmlinuz": KERNEL})
+    recipe = sha256(IMAGES / "debian-12.sh")
+    (image / "manifest.json").write_text(made.model_copy(update={"recipe_sha256": recipe}).model_dump_json())
+    assert store.current(guests.load("debian-12")).path == image
+
+
 def test_an_image_is_found(image: Path) -> None:
     found = store.find("debian-12")
     assert store.images() == [found]
@@ -81,7 +167,7 @@ def test_a_damaged_image_is_told_with_the_way_out(image: Path, damage: str) -> N
 def test_an_image_is_removed_unless_labs_run_on_it(image: Path) -> None:
     with pytest.raises(LabError, match="in use by a, b") as caught:
         store.remove("debian-12", ["b", "a"])
-    assert "labctl down a" in caught.value.hint
+    assert "labctl checkpoint list" in caught.value.hint
     assert image.exists()
     store.remove("debian-12", [])
     assert not image.exists()

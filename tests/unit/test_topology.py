@@ -3,10 +3,24 @@
 import jsonschema
 import pytest
 import yaml
-from samples import BASE, KEEPALIVED, SHIPPED, changed, problems, second_ipvs
+from samples import (
+    BASE,
+    HAPROXY,
+    KEEPALIVED,
+    NAT,
+    NAT_KEEPALIVED,
+    SHIPPED,
+    TUN,
+    VRRP,
+    changed,
+    option,
+    problems,
+    second_ipvs,
+    told,
+)
 
 from labctl import topology
-from labctl.errors import InputError
+from labctl.errors import InputError, LabError
 
 SHAPE = [
     ("title: Test bed\n", "", 1, "'title' is missing in the topology."),
@@ -45,7 +59,7 @@ SHAPE = [
     ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, cpus: 0 }", 7, "nodes.rs1.cpus"),
     ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, client: maybe }", 7, "nodes.rs1.client"),
     ("rs1: { lan: 10.10.10.12 }", "rs1:", 7, "nodes.rs1"),
-    ("type: httpd", "type: htpd", 12, "services.apache: unknown type 'htpd'. Did you mean 'httpd'?"),
+    ("type: httpd", "type: htppd", 12, "services.apache: unknown type 'htppd'. Did you mean 'httpd' or 'ntp'?"),
     ("type: httpd, ", "", 12, "'type' is missing in 'services.apache'."),
     ("nodes: [rs1, rs2]", "nodes: []", 12, "services.apache.nodes"),
     ("    vip: 10.10.10.100\n", "", 13, "'vip' is missing in 'services.web'."),
@@ -133,23 +147,9 @@ SERVICES = [
         "nodes: [rs1, rs2] }",
         "nodes: [rs1, rs2] }\n  second: { type: httpd, nodes: [out] }\n"
         "  third: { type: httpd, nodes: [out] }",
-        13,
-        "'third' serves port 80 on 'out' already.",
+        14,
+        "'second' serves port 80 on 'out' already.",
     ),
-    (
-        "vip: 10.10.10.100",
-        "vip: 10.10.10.13",
-        15,
-        "10.10.10.13 is the address of 'rs2'; a VIP needs one of its own.",
-    ),
-    ("vip: 10.10.10.100", "vip: 10.10.10.1", 15, "10.10.10.1 is the physical machine's address on 'lan'."),
-    ("vip: 10.10.10.100", "vip: 10.10.10.255", 15, "10.10.10.255 is the network or broadcast address"),
-    ("vip: 10.10.10.100", "vip: 192.168.0.100", 15, "192.168.0.100 is in no network of this topology."),
-    ("ipvsadm: [lvs]", "ipvsadm: [lsv]", 19, "'lsv' is not a node of this topology. Did you mean 'lvs'?"),
-    ("rs2: 2", "rs9: 2", 20, "'rs9' is not a node of this topology."),
-    ("rs2: 2", "lvs: 2", 20, "'lvs' is a director of this service already."),
-    ("rs2: 2", "out: 2", 20, "nothing serves port 80 on 'out'"),
-    ("ipvsadm: [lvs]", "keepalived: [lvs, lvs]", 19, "the node 'lvs' is listed twice."),
 ]
 
 
@@ -169,15 +169,10 @@ def test_a_rule_broken_by_several_nodes_names_each(old: str, new: str, message: 
     assert [message in problem.message for problem in problems(changed(old, new))].count(True) == 1
 
 
-def test_two_services_cannot_share_a_vip() -> None:
-    text = second_ipvs(BASE, vip="10.10.10.100")
-    assert [(problem.line, problem.message) for problem in problems(text)] == \
-        [(23, "10.10.10.100 is the VIP of 'web' already.")]
-
-
-def test_the_sample_is_sound() -> None:
-    """Otherwise nothing above would show anything."""
-    assert problems(BASE) == problems(KEEPALIVED) == problems(second_ipvs(BASE)) == []
+@pytest.mark.parametrize("text", [BASE, KEEPALIVED, NAT, NAT_KEEPALIVED, TUN, HAPROXY, VRRP, second_ipvs(BASE)])
+def test_the_samples_are_sound(text: str) -> None:
+    """Otherwise nothing here, nor in the tests of the services, would show anything."""
+    assert problems(text) == []
 
 
 def test_all_mistakes_are_told_at_once_even_beside_ones_of_shape() -> None:
@@ -207,6 +202,17 @@ def test_an_unknown_key_called_like_a_type_is_an_unknown_key(key: str, value: st
     found = {(problem.line, problem.message.partition(".")[0]) for problem in problems(text)}
     assert found >= {(12, f"unknown key '{key}' in 'services"), (12, "unknown key 'x' in 'services"),
                      (16, f"unknown key '{key}' in 'services"), (17, "unknown key 'x' in 'services")}
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("check: { type: tcp, intervall: 3 }", "unknown key 'intervall' in 'services.web.check'. Did you mean 'interval'?"),
+    ("mark: { number: 3, port: [81] }", "unknown key 'port' in 'services.web.mark'. Did you mean 'ports'?"),
+    ("persistence: { per: port, time: 9 }",
+     "unknown key 'time' in 'services.web.persistence'. Did you mean 'timeout'?"),
+    ("vrrp: { nopreemt: true }", "unknown key 'nopreemt' in 'services.web.vrrp'. Did you mean 'nopreempt'?"),
+])
+def test_an_unknown_key_inside_a_part_that_may_be_left_out_is_told_with_the_nearest(line: str, message: str) -> None:
+    assert told(option(line)) == [(21, message)]
 
 
 def test_a_missing_key_is_missed_in_the_service_whatever_else_is_in_it() -> None:
@@ -329,3 +335,68 @@ def test_the_schema_marks_in_an_editor_what_the_parser_refuses(old: str, new: st
     text = changed(old, new)
     assert problems(text)
     assert list(VALIDATOR.iter_errors(yaml.safe_load(text)))
+
+
+# ---- Changes from the command line --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "old", "new"), [
+    ("services.web.scheduler=wrr", "scheduler: rr", "scheduler: wrr"),
+    ("services.web.real_servers={rs1: 3}", "{ rs1: 1, rs2: 2 }", "{ rs1: 3 }"),
+    ("services.apache.nodes=[rs2, rs1]", "[rs1, rs2]", "[rs2, rs1]"),
+    ("services.web.check={type: tcp, interval: 5}", "    port: 80\n",
+     "    port: 80\n    check: { type: tcp, interval: 5 }\n"),
+    ("nodes.rs1.memory=512", "rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, memory: 512 }"),
+    ("title=a = b", "title: Test bed", "title: a = b"),
+])
+def test_a_change_is_as_good_as_an_edit(change: str, old: str, new: str) -> None:
+    assert topology.parse(BASE, "lab.yaml", [change]) == topology.parse(changed(old, new), "lab.yaml")
+
+
+def test_changes_are_made_in_their_order() -> None:
+    made = topology.parse(BASE, "lab.yaml", ["nodes.new={lan: 10.10.10.15}", "nodes.new.cpus=2", "nodes.new.cpus=3"])
+    assert made.nodes["new"].cpus == 3
+
+
+@pytest.mark.parametrize(("change", "line", "message"), [
+    ("services.web.forward=lc", 17, "services.web.forward: input should be 'dr', 'nat' or 'tun', not 'lc'."),
+    ("services.web.sheduler=wrr", 13, "unknown key 'sheduler' in 'services.web'. Did you mean 'scheduler'?"),
+    ("services.web.directors={ipvsadm: [lvx]}", 19, "'lvx' is not a node of this topology. Did you mean 'lvs'?"),
+    ("services.web.directors={}", 19, "services.web.directors: give either 'ipvsadm: [NODE]' or"),
+    ("services.shop={type: httpd}", 11, "'nodes' is missing in 'services.shop'."),
+    ("nodes.rs1.memroy=512", 7, "unknown key 'memroy' in 'nodes.rs1'. Did you mean 'memory'?"),
+    ("titel=x", 1, "unknown key 'titel' in the topology. Did you mean 'title'?"),
+    ("title=", 1, "title: input should be a valid string"),
+])
+def test_what_is_wrong_with_a_change_has_the_line_of_its_place(change: str, line: int, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        topology.parse(BASE, "lab.yaml", [change])
+    problem, = caught.value.problems
+    assert problem.message.startswith(message)
+    assert problem.message.endswith(" It comes from --set.")
+    assert problem.line == line
+
+
+def test_what_a_change_makes_wrong_elsewhere_is_told_of_the_file() -> None:
+    with pytest.raises(InputError) as caught:
+        topology.parse(BASE, "lab.yaml", ["services.apache.nodes=[rs1]", "title="])
+    assert [(problem.line, problem.message.endswith("--set.")) for problem in caught.value.problems] == [
+        (1, True), (20, False)]
+
+
+@pytest.mark.parametrize(("change", "message", "hint"), [
+    ("services.web", "no PATH=VALUE", "services.web.scheduler=wrr"),
+    ("services.\udc80={}", "no PATH=VALUE", "services.web.scheduler=wrr"),
+    ("services.wbe.scheduler=rr", "there is no 'wbe' in 'services'", "Did you mean 'web'?"),
+    ("service.web.scheduler=rr", "there is no 'service' in the topology", "Did you mean 'services'?"),
+    ("services.web.check.interval=5", "there is no 'check' in 'services.web'", "--set 'services.web.check={...}'"),
+    ("services.apache.nodes.0=rs2", "'services.apache.nodes' is no mapping", "as a whole"),
+    ("services.web.port.x=1", "'services.web.port' is no mapping", "as a whole"),
+    ("nodes.rs1.memory=[1", "--set nodes.rs1.memory: not YAML", "VALUE is YAML"),
+    ("nodes.rs1.memory=&x 5", "anchors and aliases", "VALUE is YAML"),
+])
+def test_a_change_that_cannot_be_made_is_told_with_the_way_out(change: str, message: str, hint: str) -> None:
+    with pytest.raises(LabError) as caught:
+        topology.parse(BASE, "lab.yaml", [change])
+    assert message in caught.value.message
+    assert hint in caught.value.hint

@@ -2,24 +2,41 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
-from labctl import accel, store
+from labctl import accel, catalog, guests, paths, plan, store
+from labctl.plan import Plan
+
+# A shell that runs these tests in the background has SIGINT ignored, and whatever it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+collect_ignore = [] if shutil.which("apt-get") else ["test_builder.py"]
+"""Its disk has GRUB of Debian's package, and its mirror a package of Debian's kind."""
 
 GUEST = "debian-12"
 PATIENCE = 1 if not accel.kvm_problem() else 10
 ROOT = Path(__file__).parents[2]
+SHARED = ["lvs-dr-keepalived", "lvs-dr"]
+"""The labs that are up for the whole session; they have the same addresses."""
+USERS_OF_SHARED = ("test_lifecycle", "test_reset", "test_one_node_is_reset")
+OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies").glob("*.yaml"))}
+"""Topologies that are in no shipped file."""
+LABS = [*SHARED, *(name for name in catalog.names() if name not in SHARED), *OWN]
 
 
 TINY = """\
@@ -49,6 +66,9 @@ class Labctl:
 
     environment: dict[str, str]
     directories: dict[str, Path] = field(default_factory=dict)
+    processor: FileLock = field(default_factory=lambda: FileLock(tempfile.gettempdir() + "/labctl-tests.lock"))
+    """Tests run two at a time. Whoever holds it starts all of a lab, or measures how long something takes; one or two
+    machines that start beside it leave a processor to those that are busy."""
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start it; the caller ends it."""
@@ -60,14 +80,15 @@ class Labctl:
         """Its command line."""
         return [sys.executable, "-m", "labctl", *arguments]
 
-    def __call__(self, *arguments: str, code: int | None = 0, timeout: float = 60 * PATIENCE,
+    def __call__(self, *arguments: str, code: int | None = 0, timeout: float = 60 * PATIENCE, alone: bool = False,
                  **environment: str) -> Result:
-        """Run it to its end, which has to have the exit code `code` (any, with None)."""
-        process = self.start(*arguments, **environment)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
+        """Run it to its end, which has to have the exit code `code` (any, with None); `alone`: see `processor`."""
+        with self.processor if alone else nullcontext():
+            process = self.start(*arguments, **environment)
+            try:
+                out, err = process.communicate(timeout=timeout)
+            finally:
+                process.kill()
         if code is not None:
             assert process.returncode == code, f"labctl {' '.join(arguments)}: {process.returncode}\n{out}\n{err}"
         return Result(process.returncode, out, err)
@@ -116,8 +137,15 @@ def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         base = tmp_path_factory.mktemp("xdg")
         # Not below pytest's own directories: a socket's path has to be short.
         runtime = Path(tempfile.mkdtemp(prefix="labctl-"))
-        command = Labctl({"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "LABCTL_GUEST": GUEST},
-                         {"state": base, "runtime": runtime})
+        # What is saved of labs is its own; the memory that nodes start from is the user's, made once.
+        cache = tmp_path_factory.mktemp("cache")
+        (cache / "labctl").mkdir()
+        paths.cache().mkdir(parents=True, exist_ok=True)
+        for shared in ("boot", "libvirt"):
+            (paths.cache() / shared).mkdir(exist_ok=True)
+            (cache / "labctl" / shared).symlink_to(paths.cache() / shared)
+        command = Labctl({"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "XDG_CACHE_HOME": str(cache),
+                          "LABCTL_GUEST": GUEST}, {"state": base, "runtime": runtime})
         made.append(command)
         return command
 
@@ -135,12 +163,77 @@ def labctl(make_labctl: Callable[[], Labctl]) -> Labctl:
 
 @pytest.fixture(scope="session")
 def labs(make_labctl: Callable[[], Labctl]) -> Labctl:
-    """A labctl with two labs up that have the same addresses: lvs-dr and lvs-dr-keepalived."""
-    command = make_labctl()
-    names = ["lvs-dr-keepalived", "lvs-dr"]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: command("up", name, timeout=120 * PATIENCE), names))
-    return command
+    """A labctl for the labs that several tests use."""
+    return make_labctl()
+
+
+@pytest.fixture(scope="session")
+def shared(labs: Labctl) -> Labctl:
+    """The same with the shared labs up."""
+    for name in SHARED:
+        labs("up", name, timeout=120 * PATIENCE, alone=True)
+    return labs
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
+    """Each lab in turn: up, and after the tests that use it down, with nothing left of it."""
+    name = request.param
+    # A parametrization without scope="session" would bring its lab up for each single test.
+    assert request.scope == "session"
+    if name in SHARED:
+        request.getfixturevalue("shared")
+        yield name
+        return
+    for row in labs.json("list"):  # The shared ones come first, and machines cost something also when they are idle.
+        labs("down", row["lab"])
+    labs("up", str(OWN.get(name, name)), timeout=180 * PATIENCE, alone=True)
+    yield name
+    labs("down", name)
+    assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of test_labs."""
+    parser.addoption("--thorough", action="store_true",
+                     help="Undo each kind of step in each lab, and look at all quick checks (an hour or two).")
+
+
+def _lab_of(nodeid: str) -> str | None:
+    """The lab that a test is about, as its name says; of the shared ones the first."""
+    words = re.findall(r"[\w-]+", nodeid.partition("[")[2])
+    lab = next((word for word in words[:1] if word in LABS), None)
+    return SHARED[0] if lab in SHARED or any(name in nodeid for name in USERS_OF_SHARED) else lab
+
+
+class _ByLab(LoadScopeScheduling):  # type: ignore[misc]
+    """All tests of one lab go to one worker; the others wherever there is time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _lab_of(nodeid) or nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Who runs what."""
+    return _ByLab(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one lab together, so that each is brought up once; first those that share labs."""
+    order = [*LABS, None]
+    within = ["test_lifecycle", "test_checkpoints", "test_checks_bite", "test_undone", "test_a_rebooted", "test_every"]
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        return (order.index(_lab_of(item.nodeid)),
+                next((position for position, name in enumerate(within) if name in item.nodeid), 0))
+
+    items.sort(key=place)
+
+
+def planned(lab: str) -> Plan:
+    """What a lab will be."""
+    return plan.make(catalog.load(OWN.get(lab) or catalog.find(lab)), lab, guests.load(GUEST))
 
 
 def failures(report: Path) -> dict[str, str]:

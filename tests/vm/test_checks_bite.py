@@ -1,111 +1,122 @@
-"""Each step in turn is undone: the check that guards it fails and names it, and passes once it is applied again."""
+"""What no step stands for, broken by hand: the check that is about it fails, and suspects the right step."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, Labctl, failures
+from conftest import Labctl, failures, planned
 
-from labctl import catalog, guests, plan
-
-QUICK = "names or own_page or arp or spread"
-# The checks that notice each kind of step missing; all others have to stay green.
-GUARDS = {
-    "base/hosts": {"test_names_resolve"},
-    "httpd/page": {"test_own_page", "test_spread"},
-    "httpd/httpd": {"test_own_page", "test_spread"},
-    "ipvs/arp": {"test_arp", "test_spread"},
-    "ipvs/vip-lo": {"test_spread"},
-    "ipvs/vip": {"test_arp", "test_spread"},
-    "ipvs/rules": {"test_spread"},
-    "ipvs/keepalived": {"test_arp"},
-}
-BACKUP = "lvs-s"
-
-
-def _steps() -> list[tuple[str, str, str]]:
-    found = []
-    for lab in ("lvs-dr", "lvs-dr-keepalived"):
-        planned = plan.make(catalog.load(catalog.find(lab)), lab, guests.load(GUEST))
-        found += [(lab, f"{node.name}/{step.name}", step.kind) for node in planned.nodes for step in node.steps]
-    return found
-
-
-@pytest.mark.vm
-@pytest.mark.parametrize(("lab", "step", "kind"), _steps())
-def test_undone_step_is_noticed(lab: str, step: str, kind: str, labs: Labctl, tmp_path: Path) -> None:
-    backup = step.startswith(f"{BACKUP}/") and kind == "ipvs/keepalived"
-    expression = "clean_stop" if backup else QUICK
-    guards = {"test_clean_stop"} if backup else GUARDS[kind]
-    report = tmp_path / "report.xml"
-
-    labs("undo", f"{lab}/{step}")
-    labs("test", lab, "-k", expression, "--junit", str(report), code=1)
-    failed = failures(report)
-    assert {name.partition("[")[0] for name in failed} <= guards
-    assert any(f"The step {step} looks wrong" in message for message in failed.values()), failed
-
-    labs("apply", f"{lab}/{step}")
-    labs("test", lab, "-k", expression)
+from labctl.services import Ipvs
 
 
 @dataclass(frozen=True)
 class Sabotage:
-    """Shell commands for a node, the check that notices, and the step it should suspect."""
+    """Shell commands for a node, the check that notices, and the step it should suspect and that mends it."""
 
     lab: str
     node: str
     do: str
-    mend: str
     check: str
-    suspect: str
+    suspect: str = ""
+    mend: str = ""
+    """Where doing the step again does not mend it."""
 
 
-# What no step stands for, so that the remaining checks are seen to fail as well.
+SCHEDULERS = {name: service.virtual for name, service in planned("lvs-schedulers").topology.services.items()
+              if isinstance(service, Ipvs)}
+OTHERS = {"rr": "wrr", "wrr": "rr", "lc": "wlc", "wlc": "lc", "sed": "wlc", "nq": "sed", "sh": "rr", "dh": "sh",
+          "lblc": "dh", "lblcr": "lblc"}
+"""For each algorithm another one, which is mistaken for it most easily."""
+
+
 SABOTAGE = {
-    # A scheduler that sends one client to one server for ever.
-    "sticky scheduler": Sabotage(
-        "lvs-dr", "lvs", "ipvsadm -E -t 10.10.10.100:80 -s sh", "ipvsadm -E -t 10.10.10.100:80 -s rr",
-        "spread", "lvs/rules"),
     # The servers' replies bear the wrong address.
     "masquerading instead of direct routing": Sabotage(
-        "lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m",
-        "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -g", "packet_path", "lvs/rules"),
+        "lvs-dr", "lvs", "ipvsadm -e -t 10.10.10.100:80 -r 10.10.10.12:80 -m", "packet_path", "lvs/rules"),
     # Alternates just as well, but all replies pass the director, and the servers see its address.
     "a proxy instead of IPVS": Sabotage(
         "lvs-dr", "lvs",
         "ipvsadm -S -n >/tmp/rules; ipvsadm -C; printf 'defaults\n mode http\n timeout connect 9s\n timeout client 9s\n"
         " timeout server 9s\nlisten web\n bind 10.10.10.100:80\n server rs1 10.10.10.12:80\n"
         " server rs2 10.10.10.13:80\n' >/tmp/proxy.cfg; haproxy -D -p /tmp/proxy.pid -f /tmp/proxy.cfg",
-        "kill $(cat /tmp/proxy.pid); ipvsadm-restore </tmp/rules", "packet_path", "lvs/rules"),
+        "packet_path", "lvs/rules", "kill $(cat /tmp/proxy.pid); ipvsadm-restore </tmp/rules"),
     "a director that no longer looks at its servers": Sabotage(
-        "lvs-dr-keepalived", "lvs-m", "pkill -STOP -x keepalived", "pkill -CONT -x keepalived",
-        "dead_server", "lvs-m/keepalived"),
+        "lvs-dr-keepalived", "lvs-m", "pkill -STOP -x keepalived", "dead_server", "lvs-m/keepalived",
+        "pkill -CONT -x keepalived"),
+    "a director that is content with an open port": Sabotage(
+        "lvs-dr-keepalived", "lvs-m",
+        "sed -i 's/HTTP_GET/TCP_CHECK/; /url {/,/}/d' /etc/keepalived/conf.d/web.conf; systemctl reload keepalived",
+        "refused_page", "lvs-m/keepalived"),
     "a backup that is not there when the MASTER crashes": Sabotage(
-        "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "systemctl start keepalived",
-        "crash", "lvs-s/keepalived"),
+        "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "crash", "lvs-s/keepalived"),
+    "a backup that hears nobody, but does not care": Sabotage(
+        "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "partition", "lvs-s/keepalived"),
+    "advertisements that only one hears": Sabotage(
+        "lvs-dr-keepalived", "lvs-m",
+        "sed -i 's/advert_int 1/&\\n    unicast_src_ip 10.10.10.11\\n    unicast_peer {\\n 10.10.10.14\\n }/' "
+        "/etc/keepalived/conf.d/web.conf; systemctl reload keepalived", "advertisements", "lvs-m/keepalived"),
+    "a firewall": Sabotage(
+        "base", "C7B2", "iptables -A INPUT -p tcp --dport 9 -j DROP", "firewall", mend="iptables -F"),
+    "an address that is gone": Sabotage(
+        "base", "C7B2", "ip address del 20.20.20.12/24 dev eth1", "addresses",
+        mend="ip address add 20.20.20.12/24 dev eth1"),
+    "a watch that looks at somebody else": Sabotage(
+        "haproxy-keepalived", "lb1",
+        "sed -i s/127.0.0.1:80/10.10.10.12:80/ /etc/keepalived/conf.d/vip.conf; systemctl reload keepalived",
+        "program_dies", "lb2/keepalived", "sed -i s/10.10.10.12:80/127.0.0.1:80/ /etc/keepalived/conf.d/vip.conf; "
+        "systemctl reload keepalived"),
+    "a script that is content with an open port": Sabotage(
+        "lvs-nat-healthcheck", "lvs",
+        "sed -i 's/curl -sf.*/nc -z -w 1 $1 80/' /usr/local/sbin/lvs-check-web; systemctl restart lvs-check-web",
+        "refused_page or dead_server", "lvs/healthcheck"),
+    "a script that logs nothing": Sabotage(
+        "lvs-nat-healthcheck", "lvs",
+        "sed -i s,^log=.*,log=/dev/null, /usr/local/sbin/lvs-check-web; systemctl restart lvs-check-web",
+        "log", "lvs/healthcheck"),
+    "no persistence": Sabotage(
+        "lvs-persistence", "lvs", "ipvsadm -E -t 20.20.20.101:80 -s rr", "(stay or second) and ppc", "lvs/rules.ppc"),
+    "persistence for longer": Sabotage(
+        "lvs-persistence", "lvs", "ipvsadm -E -f 3 -s rr -p 60", "templates", "lvs/rules.pfmc"),
+    "long packets that get lost": Sabotage(
+        "lvs-tun", "router", "iptables -A FORWARD -m length --length 1300: -j DROP", "long_packets",
+        mend="iptables -F FORWARD"),
 }
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE.keys())
-def test_sabotage_is_noticed(sabotage: Sabotage, labs: Labctl, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lab", "sabotage"), [(each.lab, each) for each in SABOTAGE.values()],
+                         ids=[f"{each.lab}: {what}" for what, each in SABOTAGE.items()], indirect=["lab"],
+                         scope="session")
+def test_sabotage_is_noticed(lab: str, sabotage: Sabotage, labs: Labctl, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
-    target = f"{sabotage.lab}/{sabotage.node}"
+    node = f"{lab}/{sabotage.node}"
+    alone = sabotage.check in ("crash", "partition", "program_dies", "advertisements")
     try:
-        labs("exec", target, "sh", "-c", sabotage.do)
-        labs("test", sabotage.lab, "-k", sabotage.check, "--junit", str(report), code=1)
+        labs("exec", node, "sh", "-c", sabotage.do)
+        labs("test", lab, "-k", sabotage.check, "--junit", str(report), code=1, alone=alone)
     finally:
-        labs("exec", target, "sh", "-c", sabotage.mend)
-    assert f"The step {sabotage.suspect} looks wrong" in " ".join(failures(report).values())
-    labs("test", sabotage.lab, "-k", sabotage.check)
+        if sabotage.mend:
+            labs("exec", node, "sh", "-c", sabotage.mend)
+        else:
+            labs("apply", f"{lab}/{sabotage.suspect}")
+    found = failures(report)
+    assert found
+    if sabotage.suspect:
+        assert f"The step {sabotage.suspect} looks wrong" in " ".join(found.values())
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("lab", ["lvs-dr", "lvs-dr-keepalived"])
-def test_everything_is_green(lab: str, labs: Labctl, tmp_path: Path) -> None:
-    junit, html = tmp_path / "report.xml", tmp_path / "report.html"
-    result = labs("test", lab, "--junit", str(junit), "--html", str(html))
-    assert "0 failed" in result.out
-    assert failures(junit) == {}
-    assert "test_spread" in html.read_text()
+@pytest.mark.parametrize("lab", ["lvs-schedulers"], indirect=True)
+def test_another_algorithm_under_each_name_is_noticed(lab: str, labs: Labctl, tmp_path: Path) -> None:
+    assert OTHERS.keys() == SCHEDULERS.keys()
+    report = tmp_path / "report.xml"
+    changes = [f"ipvsadm -E {SCHEDULERS[name]} -s {other}" for name, other in OTHERS.items()]
+    try:
+        labs("exec", f"{lab}/lvs", "sh", "-ec", "; ".join(changes))
+        about_algorithms = "spread or connections or hash or destination or overload"
+        labs("test", lab, "-k", about_algorithms, "--junit", str(report), code=1)
+    finally:
+        for name in OTHERS:
+            labs("apply", f"{lab}/lvs/rules.{name}")
+    said = " ".join(failures(report).values())
+    assert [name for name in OTHERS if f"The step lvs/rules.{name} looks wrong" not in said] == []

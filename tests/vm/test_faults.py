@@ -144,3 +144,20 @@ def test_mirror_unreachable(labctl: Labctl, tmp_path: Path) -> None:
                     XDG_DATA_HOME=str(data))
     assert "the mirror 'http://127.0.0.1:9/debian' could not be reached" in result.err
     assert [path.name for path in (data / "labctl/images").iterdir()] == [".lock"]
+
+
+@pytest.mark.vm
+def test_a_memory_that_is_damaged(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+    """Nodes boot instead, and the next lab has a memory again."""
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    labctl("up", tiny, "--accel", "tcg", **cache)
+    labctl("down")
+    for memory in (tmp_path / "cache").glob("labctl/boot/*/memory"):
+        memory.chmod(0o600)
+        with memory.open("r+b") as file:
+            file.truncate(memory.stat().st_size // 2)
+    result = labctl("up", tiny, "--accel", "tcg", "--cold", **cache)
+    assert "could not start from memory, and boots" in result.err
+    labctl("test", "tiny", "-k", "own_page")
+    labctl("down")
+    assert labctl.leftovers() == []

@@ -1,12 +1,15 @@
-"""The wheel, in an empty virtual environment elsewhere: data files and all."""
+"""labctl elsewhere: the wheel with its data files, and a bundle on a machine that has nothing, not even a network."""
 
+import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import GUEST, ROOT, TINY, Labctl
+
+from labctl import store
 
 
 @pytest.mark.vm
@@ -31,3 +34,27 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
          "(r.IMAGES / 'debian-12.sh').is_file(), r.ROOT)"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert checks.stdout.startswith("True True")
     assert str(home) in checks.stdout
+
+
+@pytest.mark.vm
+def test_a_bundle_sets_up_a_machine_without_a_network(labctl: Labctl, image: store.Image, tmp_path: Path) -> None:
+    (tmp_path / "exam.yaml").write_text(TINY)
+    file = tmp_path / "course.tar"
+    labctl("bundle", "create", str(file), "--image", GUEST, "--topology", str(tmp_path / "exam.yaml"), timeout=600)
+    classroom = tmp_path / "classroom"
+    classroom.mkdir()
+
+    def without_network(*words: str | Path) -> str:
+        user = [] if os.getuid() == 0 else ["--map-root-user"]
+        result = subprocess.run(
+            ["unshare", *user, "-n", *words], cwd=classroom, capture_output=True, text=True, check=False,
+            env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin", "HOME": str(classroom)})
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    without_network("tar", "xf", file, "install.sh")
+    without_network("sh", "install.sh", file, "labctl")
+    there = classroom / "labctl/bin/labctl"
+    assert f"digest: {image.manifest.digest}" in without_network(there, "image", "inspect", GUEST)
+    assert (classroom / ".local/share/labctl/images" / GUEST).is_symlink()
+    assert "httpd" in without_network(there, "plan", "exam")

@@ -9,48 +9,79 @@ from conftest import PATIENCE, Labctl
 
 
 @pytest.mark.vm
-def test_two_labs_with_the_same_addresses(labs: Labctl) -> None:
-    rows = labs.json("list")
+def test_two_labs_with_the_same_addresses(shared: Labctl) -> None:
+    rows = shared.json("list")
     assert [(row["lab"], row["state"]) for row in rows] == [("lvs-dr", "up"), ("lvs-dr-keepalived", "up")]
-    machines = {labs("exec", f"{lab}/rs1", "cat", "/etc/machine-id").out for lab in ("lvs-dr", "lvs-dr-keepalived")}
+    machines = {shared("exec", f"{lab}/rs1", "cat", "/etc/machine-id").out for lab in ("lvs-dr", "lvs-dr-keepalived")}
     assert len(machines) == 2, "both labs' rs1 has the address 10.10.10.12, and they are two machines"
 
 
 @pytest.mark.vm
-def test_up_twice_changes_nothing(labs: Labctl) -> None:
-    before = labs("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out
-    assert "is up already" in labs("up", "lvs-dr").err
-    assert labs("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out == before
+def test_up_twice_changes_nothing(shared: Labctl) -> None:
+    before = shared("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out
+    assert "is up already" in shared("up", "lvs-dr").err
+    assert shared("exec", "lvs-dr/lvs", "cat", "/proc/sys/kernel/random/boot_id").out == before
 
 
 @pytest.mark.vm
-def test_another_plan_under_the_same_name_is_refused(labs: Labctl, tiny: str) -> None:
-    assert "made from another topology" in labs("up", tiny, "--name", "lvs-dr", code=2).err
-    assert {row["lab"] for row in labs.json("list")} == {"lvs-dr", "lvs-dr-keepalived"}
+def test_another_plan_under_the_same_name_is_refused(shared: Labctl, tiny: str) -> None:
+    assert "made from another topology" in shared("up", tiny, "--name", "lvs-dr", code=2).err
+    assert "or --set" in shared("up", "lvs-dr", "--set", "services.web.scheduler=wrr", code=2).err
+    assert {row["lab"] for row in shared.json("list")} == {"lvs-dr", "lvs-dr-keepalived"}
 
 
 @pytest.mark.vm
-def test_status_and_targets(labs: Labctl) -> None:
-    status = labs.json("status", "lvs-dr")
+def test_status_and_targets(shared: Labctl) -> None:
+    status = shared.json("status", "lvs-dr")
     assert {node["node"]: node["state"] for node in status["nodes"]} == dict.fromkeys(
         ["lvs", "rs1", "rs2", "client"], "running")
-    assert labs("ssh", "lvs-s", "hostname").out.strip() == "lvs-s"
-    assert "Several labs have a node called 'rs1'" in labs("ssh", "rs1", "true", code=2).err
-    assert "Did you mean 'lvs-s'" in labs("ssh", "lvs-x", "true", code=2).err
-    assert "Several labs are up" in labs("status", code=2).err
-    assert "matches 'x*'" in labs("exec", "lvs-dr/x*", "true", code=2).err
-    assert labs("exec", "lvs-dr/rs*", "hostname").out == "rs1: rs1\nrs2: rs2\n"
+    assert shared("ssh", "lvs-s", "hostname").out.strip() == "lvs-s"
+    assert "Several labs have a node called 'rs1'" in shared("ssh", "rs1", "true", code=2).err
+    assert "Did you mean 'lvs-s'" in shared("ssh", "lvs-x", "true", code=2).err
+    assert "Several labs are up" in shared("status", code=2).err
+    assert "matches 'x*'" in shared("exec", "lvs-dr/x*", "true", code=2).err
+    assert shared("exec", "lvs-dr/rs*", "hostname").out == "rs1: rs1\nrs2: rs2\n"
+
+
+def undone(shared: Labctl) -> set[str]:
+    """The steps of lvs-dr that are not done."""
+    return {f"{node['node']}/{step['name']}" for node in shared.json("status", "lvs-dr")["nodes"]
+            for step in node["steps"] if step["applied"] is not True}
 
 
 @pytest.mark.vm
-def test_exit_codes_pass_through(labs: Labctl) -> None:
-    labs("ssh", "lvs-dr/rs1", "exit 7", code=7)
-    labs("exec", "lvs-dr/rs1", "sh", "-c", "exit 9", code=9)
+def test_a_service_is_taken_off_and_put_back(shared: Labctl) -> None:
+    fetch = ("exec", "lvs-dr/client", "curl", "-sf", "-m", "20", "http://10.10.10.100/")
+    assert undone(shared) == set()
+    shared("undo", "lvs-dr/rs1/vip-lo")
+    assert undone(shared) == {"rs1/vip-lo"}
+    shared("undo", "lvs-dr/web")
+    assert undone(shared) == {"lvs/vip", "lvs/rules", "rs1/arp", "rs1/vip-lo", "rs2/arp", "rs2/vip-lo"}
+    assert shared(*fetch, code=None).code
+    shared("apply", "lvs-dr/web")
+    assert undone(shared) == set()
+    assert shared(*fetch).out in ("rs1\n", "rs2\n")
 
 
 @pytest.mark.vm
-def test_plain_ssh_from_outside_verifies_host_keys(labs: Labctl, tmp_path: Path) -> None:
-    config = labs("ssh-config", "lvs-dr").out.strip()
+def test_reboot_returns_when_the_lab_serves_again(shared: Labctl) -> None:
+    boots = ("exec", "lvs-dr/*", "cat", "/proc/sys/kernel/random/boot_id")
+    before = set(shared(*boots).out.splitlines())
+    assert "The lab 'lvs-dr' serves again" in shared("reboot", "lvs-dr/rs*").err
+    assert {line.split(":")[0] for line in set(shared(*boots).out.splitlines()) - before} == {"rs1", "rs2"}
+    assert undone(shared) == set()
+    assert shared("exec", "lvs-dr/client", "curl", "-sf", "http://10.10.10.100/").out in ("rs1\n", "rs2\n")
+
+
+@pytest.mark.vm
+def test_exit_codes_pass_through(shared: Labctl) -> None:
+    shared("ssh", "lvs-dr/rs1", "exit 7", code=7)
+    shared("exec", "lvs-dr/rs1", "sh", "-c", "exit 9", code=9)
+
+
+@pytest.mark.vm
+def test_plain_ssh_from_outside_verifies_host_keys(shared: Labctl, tmp_path: Path) -> None:
+    config = shared("ssh-config", "lvs-dr").out.strip()
     command = ["ssh", "-F", config, "-o", "ControlPath=none", "-o", "BatchMode=yes"]
     known = subprocess.run([*command, "rs1", "hostname"], capture_output=True, text=True, timeout=10 * PATIENCE,
                            check=False)
@@ -64,25 +95,25 @@ def test_plain_ssh_from_outside_verifies_host_keys(labs: Labctl, tmp_path: Path)
 
 
 @pytest.mark.vm
-def test_logs_show_the_console(labs: Labctl) -> None:
-    assert "Linux version" in labs("logs", "lvs-dr/rs1").out
+def test_logs_show_the_console(shared: Labctl) -> None:
+    assert "Linux version" in shared("logs", "lvs-dr/rs1").out
 
 
 @pytest.mark.vm
-def test_no_check_matches(labs: Labctl) -> None:
-    labs("test", "lvs-dr", "-k", "nothing_is_called_this", code=3)
+def test_no_check_matches(shared: Labctl) -> None:
+    shared("test", "lvs-dr", "-k", "nothing_is_called_this", code=3)
 
 
 @pytest.mark.vm
-def test_a_check_that_cannot_be_made_is_not_a_failed_one(labs: Labctl) -> None:
-    labs("exec", "lvs-dr/client", "systemctl", "stop", "ssh")
-    labs("exec", "lvs-dr/client", "sh", "-c", "nohup sh -c 'sleep 20; systemctl start ssh' >/dev/null 2>&1 &")
-    config = labs("ssh-config", "lvs-dr").out.strip()
+def test_a_check_that_cannot_be_made_is_not_a_failed_one(shared: Labctl) -> None:
+    shared("exec", "lvs-dr/client", "systemctl", "stop", "ssh")
+    shared("exec", "lvs-dr/client", "sh", "-c", "nohup sh -c 'sleep 20; systemctl start ssh' >/dev/null 2>&1 &")
+    config = shared("ssh-config", "lvs-dr").out.strip()
     subprocess.run(["ssh", "-F", config, "-O", "exit", "client"], capture_output=True, timeout=60, check=False)
-    result = labs("test", "lvs-dr", "-k", "spread", code=2)
+    result = shared("test", "lvs-dr", "-k", "spread", code=2)
     assert "could not check" in result.out
     deadline = time.monotonic() + 60 * PATIENCE
-    while labs("exec", "lvs-dr/client", "true", code=None).code:
+    while shared("exec", "lvs-dr/client", "true", code=None).code:
         assert time.monotonic() < deadline
         time.sleep(1)
 
@@ -90,16 +121,17 @@ def test_a_check_that_cannot_be_made_is_not_a_failed_one(labs: Labctl) -> None:
 @pytest.mark.vm
 def test_from_up_to_nothing_left(labctl: Labctl, tiny: str) -> None:
     """Two instances of one topology; all of the second is gone after down, the first is as it was."""
-    one = labctl.start("up", tiny, "--name", "one")
-    assert one.stderr is not None
-    for line in one.stderr:
-        if "defined" in line:
-            break
-    second_try = labctl("up", tiny, "--name", "one", code=2)
-    assert "Another labctl is changing the lab 'one'" in second_try.err
-    labctl("up", tiny, "--name", "two")
-    out, err = one.communicate(timeout=60 * PATIENCE)
-    assert one.returncode == 0, out + err
+    with labctl.processor:
+        one = labctl.start("up", tiny, "--name", "one")
+        assert one.stderr is not None
+        for line in one.stderr:
+            if "defined" in line:
+                break
+        second_try = labctl("up", tiny, "--name", "one", code=2)
+        assert "Another labctl is changing the lab 'one'" in second_try.err
+        labctl("up", tiny, "--name", "two")
+        out, err = one.communicate(timeout=60 * PATIENCE)
+        assert one.returncode == 0, out + err
     labctl("down", "two")
     assert [row["lab"] for row in labctl.json("list")] == ["one"]
     assert labctl("exec", "client", "curl", "-s", "http://web/").out == "web\n"

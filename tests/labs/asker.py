@@ -1,0 +1,74 @@
+"""Asks a web server, many times from one process; runs on a node, by whatever Python the guest has (CentOS 7: 2.7).
+
+Under emulation a program takes a few tenths of a second to start: a request by each of its own could tell neither a
+short outage from none, nor a rotation from one that others disturb meanwhile.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+PROBES_PER_SECOND = 5
+PROBE_SECONDS = 0.9
+"""The kernel repeats a lost SYN after 1 s: a request that began in an outage is to fail, not to outlast it."""
+SILENCE = 3
+"""So many requests in a row without an answer, and there is none to be expected."""
+
+
+def ask(target, host, seconds, source=("", 0)):
+    """Make one request; gives the HTTP status, or 0 where there was no answer in time, and the page."""
+    connection = socket.socket()
+    try:
+        connection.settimeout(seconds)
+        connection.bind(source)
+        connection.connect(target)
+        connection.sendall(b"GET / HTTP/1.0\r\nHost: " + host.encode() + b"\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while True:
+            received = connection.recv(65536)
+            if not received:
+                break
+            answer += received
+        head, _, page = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), page.decode("utf-8", "replace")
+    except (socket.error, IndexError, ValueError):
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def sample(target, host, seconds, source, first_port, count):
+    """Ask `count` times, one after the other and each from the next local port; prints what each got as JSON."""
+    silent = 0
+    for port in range(first_port, first_port + count):
+        status, page = ask(target, host, seconds, (source, port))
+        print(json.dumps([status, page]))
+        silent = 0 if status else silent + 1
+        if silent == SILENCE:
+            break
+
+
+def probe(target, host):
+    """Ask from now on, also while earlier requests wait; prints the node's time when each began, and its status."""
+    def one():
+        began = time.time()
+        status, _ = ask(target, host, PROBE_SECONDS)
+        if time.time() - began > PROBE_SECONDS:
+            status = 0
+        os.write(1, "{:.3f} {}\n".format(began, status).encode())
+
+    while True:
+        threading.Thread(target=one).start()
+        time.sleep(1.0 / PROBES_PER_SECOND)
+
+
+if __name__ == "__main__":
+    verb, address, target_port, host_header = sys.argv[1:5]
+    if verb == "sample":
+        sample((address, int(target_port)), host_header, float(sys.argv[5]), sys.argv[6], int(sys.argv[7]),
+               int(sys.argv[8]))
+    else:
+        probe((address, int(target_port)), host_header)

@@ -1,0 +1,137 @@
+"""What the kernel's balancer should do, and whom to suspect where it does not."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from math import gcd
+from typing import NoReturn
+
+from observe import Observer
+
+from labctl.services import Frontend, Ipvs, Router, Service
+
+
+def frontend_of(service: Service, observer: Observer) -> Frontend:
+    """Where clients find the service."""
+    return service.frontends(observer.plan.topology.services)[0]
+
+
+def director_of(service: Ipvs, observer: Observer) -> str:
+    """The director that holds the VIP; the first one where none or several do."""
+    holders = observer.settled(frontend_of(service, observer))
+    return holders[0] if len(holders) == 1 else service.directors.nodes[0]
+
+
+def rotation(scheduler: str, table: Mapping[str, int]) -> list[str]:
+    """One round of rr or wrr over a table in the kernel's order.
+
+    rr ignores weights. wrr goes round the list with a falling level, and takes who weighs at least as much
+    (ip_vs_wrr.c); weights count by their ratio.
+    """
+    if scheduler == "rr":
+        return list(table)
+    step = reduce(gcd, table.values())
+    return [server for level in range(max(table.values()), 0, -step)
+            for server, weight in table.items() if weight >= level]
+
+
+def is_rotation(answers: Sequence[str], round_: Sequence[str]) -> bool:
+    """Whether answers go round and round like this, from wherever they start."""
+    length = len(round_)
+    endless = list(round_) * (len(answers) // length + 2)
+    return any(list(answers) == endless[start:start + len(answers)] for start in range(length))
+
+
+def choices(scheduler: str, table: Mapping[str, int], count: int) -> list[str]:
+    """Who gets each of `count` connections that stay open, from none on (ip_vs_{lc,wlc,sed,nq}.c).
+
+    Of equal ones the first in the kernel's order is taken.
+    """
+    active = dict.fromkeys(table, 0)
+    chosen = []
+    for _ in range(count):
+        idle = [server for server in table if not active[server]]
+        if scheduler == "nq" and idle:
+            best = idle[0]
+        elif scheduler == "lc":
+            best = min(table, key=lambda server: active[server])
+        elif scheduler == "wlc":
+            best = min(table, key=lambda server: active[server] / table[server])
+        else:
+            best = min(table, key=lambda server: (active[server] + 1) / table[server])
+        active[best] += 1
+        chosen.append(best)
+    return chosen
+
+
+def director_steps(service: Ipvs, director: str, kind: str) -> list[tuple[str, str]]:
+    """The steps on a director that are there for the VIP (`vip`), the table (`rules`) or its checks."""
+    return [(director, "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}")]
+
+
+def blame_silence(message: str, service: Ipvs, observer: Observer) -> NoReturn:
+    """Fail because nobody answers at the VIP."""
+    director = director_of(service, observer)
+    if not observer.arp_nodes(service.vip):
+        observer.blame(message, *director_steps(service, director, "vip"))
+    blame_server(message, service, next(iter(service.real_servers)), observer, asked=True)
+
+
+def blame_server(message: str, service: Ipvs, server: str, observer: Observer, asked: bool) -> NoReturn:
+    """Fail because a real server does not answer through the VIP; find out how far it gets by itself.
+
+    `asked` says whether requests were sent to it at all, and went unanswered.
+    """
+    director = director_of(service, observer)
+    asker = observer.neighbour(server)
+    address = observer.own_address(asker, server)
+    own = observer.sample(address, service.server_port, 1, start=asker,
+                          host=frontend_of(service, observer).host)
+    if not own or not own[0].status:
+        observer.blame(message, *((server, step.kind) for step in observer.serving(server, service.server_port)
+                                  if not step.kind.endswith("/page")))
+    if own[0].server != server:
+        observer.blame(message, (server, "httpd/page"), (server, "nginx/page"))
+    if server not in observer.table(director, service):
+        observer.blame(message, *director_steps(service, director, "rules"))
+    if service.mark and f"--set-xmark {service.mark.number:#x}/" not in observer.says(
+            director, f"{observer.plan.guest.facts['iptables']} -t mangle -S PREROUTING"):
+        observer.blame(message, (director, "ipvs/mark"))
+    if service.forward == "nat":
+        _blame_nat(message, service, server, director, observer)
+    thieves = [node for node in service.real_servers if node in observer.arp_nodes(service.vip)]
+    if thieves:
+        observer.blame(message, *((node, "ipvs/arp") for node in thieves))
+    if not asked:
+        observer.blame(message, *director_steps(service, director, "rules"))
+    if service.forward == "tun":
+        _blame_tunnel(message, service, server, director, observer)
+    observer.blame(message, (server, "ipvs/vip-lo"))
+
+
+def _blame_nat(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> NoReturn:
+    client = observer.client_node.interface_to(service.vip).address
+    gateway = service.server_gateway(observer.plan.topology, server)
+    if f"via {gateway} " not in observer.says(server, f"ip route get {client}"):
+        observer.blame(message, (server, "ipvs/gateway"))
+    if observer.says(director, "cat /proc/sys/net/ipv4/ip_forward") != "1":
+        observer.blame(message, (director, "ipvs/forward"))
+    observer.blame(message, *director_steps(service, director, "rules"))
+
+
+def _blame_tunnel(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> NoReturn:
+    client = observer.client_node.interface_to(service.vip).address
+    address = service.server_address(observer.plan.topology, server)
+    for start, target in ((director, address), (server, client)):
+        if "unreachable" in observer.says(start, f"ip route get {target} 2>&1"):
+            observer.blame(message, (start, "router/routes"))
+    filtered = "cat /proc/sys/net/ipv4/conf/*/rp_filter | grep -v 0"
+    routers = [other.node for other in observer.plan.topology.services.values() if isinstance(other, Router)]
+    for router in routers:
+        if observer.says(router, "cat /proc/sys/net/ipv4/ip_forward") != "1":
+            observer.blame(message, (router, "router/forward"))
+    if not observer.says(server, f"ip -o address show dev tunl0 to {service.vip}"):
+        observer.blame(message, (server, "ipvs/vip-tunl"))
+    for node in (server, *routers):
+        if observer.says(node, filtered):
+            observer.blame(message, (node, "ipvs/rp-filter"))
+    observer.blame(message, *director_steps(service, director, "rules"))

@@ -1,0 +1,188 @@
+"""An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
+
+from collections.abc import Callable
+
+from observe import Observer, longest_gap
+from testinfra.host import Host
+
+from labctl.lab import Lab
+from labctl.plan import Plan
+from labctl.progress import Silent
+from labctl.readiness import crowd
+from labctl.services import Failover, Frontend, Ipvs, Vrrp
+from labctl.services.vrrp import router_ids
+from labctl.wait import Deadline, until
+
+_NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
+"""Beside the election's own time: the address and its ARP announcement, and the client's next request. More where
+nodes have to share processors."""
+
+
+def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
+    frontend = plan.topology.services[name].frontends(plan.topology.services)[0]
+    assert frontend.failover
+    return frontend, frontend.failover
+
+
+def _seconds(election: float, failover: Failover, observer: Observer) -> float:
+    """How long nobody may serve."""
+    noticed = _NOTICED_SECONDS[observer.lab.record.accel] * crowd(len(observer.plan.nodes))
+    return election + failover.work_seconds * observer.lab.patience + noticed
+
+
+def _steps(node: str, failover: Failover) -> list[tuple[str, str]]:
+    return [(node, step) for step in failover.steps]
+
+
+def test_clean_stop(floating: str, plan: Plan, host: Callable[[str], Host], observer: Observer,
+                    record_property: Callable[[str, object], None]) -> None:
+    """a holder that is stopped hands over at once"""
+    frontend, failover = _frontend(floating, plan)
+    allowed = _seconds(failover.stop_seconds, failover, observer)
+    holder = _one_holder(frontend, failover, observer)
+    try:
+        with observer.probing(frontend) as probes:
+            host(holder).check_output(f"systemctl stop {failover.unit}")
+            taker = _somebody_else_takes_over(frontend, failover, holder, observer)
+            gap = _gap_until_it_serves(probes, observer)
+    finally:
+        host(holder).check_output(f"systemctl start {failover.unit}")
+    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+    if gap > allowed:
+        observer.blame(f"After a clean stop of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
+                       *_steps(taker, failover))
+    _ends_up_where_it_should(frontend, failover, taker, observer)
+
+
+def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer,
+               record_property: Callable[[str, object], None]) -> None:
+    """a holder that crashes is replaced in the election's time"""
+    frontend, failover = _frontend(floating, plan)
+    allowed = _seconds(failover.crash_seconds, failover, observer)
+    holder = _one_holder(frontend, failover, observer)
+    try:
+        with observer.probing(frontend) as probes:
+            lab.crash(plan.node(holder))
+            taker = _somebody_else_takes_over(frontend, failover, holder, observer)
+            gap = _gap_until_it_serves(probes, observer)
+    finally:
+        if lab.states()[holder] != "running":
+            lab.start(plan.node(holder))
+        lab.gates(Silent()).wait_for_nodes([plan.node(holder)])
+    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+    if gap > allowed:
+        observer.blame(f"After the crash of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
+                       *_steps(taker, failover))
+    _ends_up_where_it_should(frontend, failover, taker, observer)
+
+
+def test_partition(electing: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+    """two holders that did not hear each other are one again when they do"""
+    frontend, failover = _frontend(electing, plan)
+    holder = _one_holder(frontend, failover, observer)
+    other = next(node for node in frontend.holders if node != holder)
+    rule = f"INPUT {failover.messages} -j DROP"
+    iptables = plan.guest.facts["iptables"]
+    try:
+        host(other).check_output(f"{iptables} -I {rule}")
+        if not until(lambda: observer.holders(frontend) == list(frontend.holders),
+                     Deadline(2 * _seconds(failover.crash_seconds, failover, observer))):
+            observer.blame(f"'{other}' does not take {frontend.address} although it hears nobody.",
+                           *_steps(other, failover))
+    finally:
+        host(other).run(f"{iptables} -D {rule}")
+    if not until(lambda: len(observer.holders(frontend)) == 1,
+                 Deadline(2 * _seconds(failover.crash_seconds, failover, observer))):
+        observer.blame(f"The partition is over, and {frontend.address} is still at "
+                       f"{' and '.join(map(repr, observer.holders(frontend)))}.",
+                       *_steps(holder, failover), *_steps(other, failover))
+    answering = observer.arp_nodes(frontend.address)
+    if answering != set(observer.holders(frontend)):
+        observer.blame(f"After the partition {' and '.join(sorted(answering)) or 'nobody'} answers ARP requests for "
+                       f"{frontend.address}.", *_steps(holder, failover), *_steps(other, failover))
+    answers = observer.sample(frontend.address, frontend.port, 4, host=frontend.host)
+    if [answer.status for answer in answers] != [200] * 4:
+        observer.blame(f"After the partition not every request to {frontend.address} is answered.",
+                       *_steps(holder, failover), *_steps(other, failover))
+
+
+def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:
+    """advertisements go to everybody, or with unicast to the other nodes alone"""
+    service = plan.topology.services[electing]
+    assert isinstance(service, Ipvs | Vrrp)
+    frontend, failover = _frontend(electing, plan)
+    holder = _one_holder(frontend, failover, observer)
+    other = next(node for node in frontend.holders if node != holder)
+    # Of services that share a VIP the first one brings the instance. A VRRP message's second byte is its router id.
+    services = plan.topology.services
+    first = next(name for name, other in services.items() if getattr(other, "vip", None) == service.vip)
+    messages = f"ip proto 112 and ip[21] = {router_ids(first, services)[0]}"
+    heard = {}
+    for node in (observer.client_node.name, other):
+        interface = plan.node(node).interface_to(frontend.address).name
+        heard[node] = observer.says(node, f"timeout 4 tcpdump -i {interface} -n -c 1 '{messages}' 2>/dev/null")
+    if not heard[other]:
+        observer.blame(f"'{other}' hears no advertisement of '{holder}'.", *_steps(holder, failover))
+    if bool(heard[observer.client_node.name]) == service.vrrp.unicast:
+        verb = "hears" if service.vrrp.unicast else "does not hear"
+        observer.blame(f"'{observer.client_node.name}' {verb} the advertisements of '{holder}'.",
+                       *_steps(holder, failover))
+
+
+def test_program_dies(watched: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+    """a holder whose program dies while its machine lives loses the address"""
+    service = observer.service(watched, Vrrp)
+    frontend, failover = _frontend(watched, plan)
+    holder = _one_holder(frontend, failover, observer)
+    unit = next(unit for step in observer.serving(holder, service.port) for unit in step.units)
+    try:
+        host(holder).check_output(f"systemctl stop {unit}")
+        taker = _somebody_else_takes_over(frontend, failover, holder, observer)
+        statuses = [answer.status for answer in observer.sample(frontend.address, frontend.port, 4, host=frontend.host)]
+        if statuses != [200] * 4:
+            observer.blame(f"'{taker}' has the address, and requests get the HTTP statuses {statuses}.",
+                           *_steps(taker, failover))
+    finally:
+        host(holder).check_output(f"systemctl start {unit}")
+    _ends_up_where_it_should(frontend, failover, taker, observer)
+
+
+def _one_holder(frontend: Frontend, failover: Failover, observer: Observer) -> str:
+    holders = observer.settled(frontend)
+    first = frontend.holders[0]
+    if len(holders) != 1 or (failover.returns and holders != [first]):
+        who = f"'{first}'" if failover.returns else "One node"
+        observer.blame(f"{who} should hold {frontend.address}, and it alone; "
+                       f"{' and '.join(map(repr, holders)) or 'nobody'} does.", *_steps(first, failover))
+    return holders[0]
+
+
+def _somebody_else_takes_over(frontend: Frontend, failover: Failover, holder: str, observer: Observer) -> str:
+    others = [node for node in frontend.holders if node != holder]
+    deadline = Deadline(2 * _seconds(failover.crash_seconds, failover, observer))
+
+    def taken() -> list[str]:
+        return [node for node in observer.holders(frontend) if node in others]
+
+    takers = until(taken, deadline, interval=0.2)
+    if not takers:
+        observer.blame(f"Nobody takes {frontend.address} over from '{holder}'.",
+                       *(step for node in others for step in _steps(node, failover)))
+    return takers[0]
+
+
+def _gap_until_it_serves(probes: Callable[[], list[tuple[float, bool]]], observer: Observer) -> float:
+    """The time without service, once five requests in a row have succeeded again."""
+    until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * observer.lab.patience))
+    return longest_gap(probes())
+
+
+def _ends_up_where_it_should(frontend: Frontend, failover: Failover, taker: str, observer: Observer) -> None:
+    """The first choice gets the address back, or whoever took it keeps it, once all nodes are there again."""
+    expected = frontend.holders[0] if failover.returns else taker
+    if not failover.returns:
+        # Long enough for a first choice that wrongly takes it back.
+        until(lambda: observer.holders(frontend) != [expected], Deadline(2 * failover.crash_seconds))
+    if not until(lambda: observer.holders(frontend) == [expected], Deadline(10 * observer.lab.patience)):
+        observer.blame(f"All nodes are there again, and '{expected}' does not have {frontend.address}.",
+                       *_steps(expected, failover))

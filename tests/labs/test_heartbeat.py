@@ -1,0 +1,111 @@
+"""heartbeat: who takes part, and what becomes of the VIP when a web server is silent and its machine is not."""
+
+from collections.abc import Callable
+
+from balancing import frontend_of
+from observe import Observer, longest_gap
+from testinfra.host import Host
+
+from labctl.services import Heartbeat
+from labctl.services.heartbeat import DEADTIME, MOVE_SECONDS
+from labctl.wait import Deadline, until
+
+_FILES = ("heartbeat/authkeys", "heartbeat/resources")
+"""The steps without which heartbeat does not start."""
+
+
+def test_members(heartbeat: str, observer: Observer) -> None:
+    """both nodes hear each other, and one holds the VIP"""
+    service = observer.service(heartbeat, Heartbeat)
+    _both_serve(service, observer)
+    # One that was stopped does not start by itself.
+    if _stopped(service, observer) or not until(lambda: not _silent(service, observer),
+                                                Deadline(DEADTIME * observer.lab.patience)):
+        silent = _silent(service, observer)
+        observer.blame(f"{' and '.join(map(repr, silent))} takes no part: no heartbeat is heard.",
+                       *(suspect for node in silent for suspect in _suspects(node, observer)))
+    first = service.nodes[0]
+    if service.auto_failback:
+        _holds(first, service, observer)
+    holders = observer.settled(frontend_of(service, observer))
+    if len(holders) != 1:
+        observer.blame(f"One node should hold {service.vip}, and it alone; "
+                       f"{' and '.join(map(repr, holders)) or 'nobody'} does.", *_suspects(first, observer))
+
+
+def test_watch(watching: tuple[str, str], observer: Observer) -> None:
+    """the node keeps asking its own web server"""
+    name, node = watching
+    service = observer.service(name, Heartbeat)
+    address = observer.plan.node(node).interface_to(service.vip).address
+    seconds = 2 * service.interval + observer.lab.patience
+    heard = observer.says(node, f"timeout {seconds:.0f} tcpdump -i lo -n -c 1 dst host {address} and "
+                                f"tcp dst port {service.port} 2>/dev/null")
+    if not heard:
+        observer.blame(f"'{node}' did not ask its own web server for {seconds:.0f} s.", (node, "heartbeat/watch"))
+
+
+def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host], observer: Observer,
+                           record_property: Callable[[str, object], None]) -> None:
+    """a holder whose web server stops hands the VIP over"""
+    service = observer.service(watched_by_heartbeat, Heartbeat)
+    frontend = frontend_of(service, observer)
+    node = (observer.settled(frontend) or service.nodes)[0]
+    peer = next(each for each in service.nodes if each != node)
+    allowed = service.watch_seconds + MOVE_SECONDS * observer.lab.patience
+    _both_serve(service, observer)
+    unit = next(unit for step in observer.serving(node, service.port) for unit in step.units)
+    try:
+        with observer.probing(frontend) as probes:
+            host(node).check_output(f"systemctl stop {unit}")
+            if not until(lambda: observer.holders(frontend) == [peer], Deadline(allowed + 10)):
+                observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
+                               (node, "heartbeat/watch"))
+            until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * observer.lab.patience))
+            gap = longest_gap(probes())
+    finally:
+        host(node).check_output(f"systemctl start {unit}")
+    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+    if gap > allowed:
+        observer.blame(f"After the web server on '{node}' stopped nobody served for {gap:.1f} s; {allowed:.1f} s are "
+                       "allowed.", (node, "heartbeat/watch"))
+    _holds(service.nodes[0] if service.auto_failback else peer, service, observer)
+
+
+def _holds(node: str, service: Heartbeat, observer: Observer) -> None:
+    """Fail if a node does not get the VIP by and by."""
+    if not until(lambda: observer.holders(frontend_of(service, observer)) == [node],
+                 Deadline(2 * service.interval + 10 * observer.lab.patience)):
+        observer.blame(f"'{node}' does not get {service.vip}, though its web server answers.",
+                       (node, "heartbeat/watch"), *_suspects(node, observer))
+
+
+def _both_serve(service: Heartbeat, observer: Observer) -> None:
+    """Fail if a node's own web server is silent; the watch has reasons to move the VIP then."""
+    for node in service.nodes:
+        asker = observer.neighbour(node)
+        answers = observer.sample(observer.own_address(asker, node), service.port, 1, start=asker,
+                                  host=frontend_of(service, observer).host)
+        if not answers or answers[0].status != 200:
+            observer.blame(f"The web server on '{node}' does not answer at its own address.",
+                           *((node, step.kind) for step in observer.serving(node, service.port)))
+
+
+def _stopped(service: Heartbeat, observer: Observer) -> bool:
+    """Whether heartbeat is off on a node, and not on its way up."""
+    return any(observer.says(node, "systemctl is-active heartbeat") in ("inactive", "failed") for node in service.nodes)
+
+
+def _silent(service: Heartbeat, observer: Observer) -> list[str]:
+    """The nodes that do not run heartbeat, or that the other one does not hear."""
+    running = [node for node in service.nodes if observer.says(node, "systemctl is-active heartbeat") == "active"]
+    return [node for node, peer in zip(service.nodes, reversed(service.nodes), strict=True)
+            if node not in running or (
+                peer in running and observer.says(peer, f"cl_status nodestatus {node} 2>&1") != "active")]
+
+
+def _suspects(node: str, observer: Observer) -> list[tuple[str, str]]:
+    """The steps whose files are not on the node as they should be; heartbeat's own where all are."""
+    changed = [(node, step.kind) for step in observer.plan.node(node).steps if step.kind in _FILES
+               if any(observer.says(node, f"cat {file.path}") != file.content.strip() for file in step.write_files)]
+    return changed or [(node, "heartbeat/heartbeat")]

@@ -1,0 +1,61 @@
+"""What the tests of fetching share."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from labctl import files, guests, paths, store
+from labctl.download import Patience
+from labctl.resources import IMAGES
+from labctl.store import ImageFile, Manifest
+
+QUICK = Patience(connect=2, stall=0.3, tries=3, pause=0)
+SECOND = "/7/images/disk-2009.qcow2"
+"""Where the second of the guest's sources is."""
+IMAGE = {"disk.qcow2": bytes(range(256)) * 7, "vmlinuz": b"kernel" * 99, "media.img": b"media"}
+"""The files of an image that no machine could start from."""
+
+
+def digest(content: bytes) -> str:
+    """SHA-256"""
+    return hashlib.sha256(content).hexdigest()
+
+
+def put(guest: str = "debian-12", content: dict[str, bytes] = IMAGE) -> store.Image:
+    """An image in the store, of the guest's present recipe."""
+    manifest = Manifest(
+        guest=guest, built=datetime(2024, 1, 1, tzinfo=UTC),
+        recipe_sha256=files.sha256(IMAGES / (guests.load(guest).recipe or "debian-12.sh")),
+        files={name: ImageFile(sha256=digest(data), size=len(data)) for name, data in content.items()},
+        packages={"curl": "7.88"})
+    with store.receiving([manifest], []) as work:
+        for name, data in content.items():
+            (work / guest / name).write_bytes(data)
+    return store.find(guest)
+
+
+def stored() -> dict[str, bytes]:
+    """All that is in the store of bases."""
+    return files_in(paths.bases())
+
+
+def files_in(root: Path) -> dict[str, bytes]:
+    """All that is in a directory, by its path; locks stay there and say nothing."""
+    return {str(path.relative_to(root)): bytes(path.readlink()) if path.is_symlink() else path.read_bytes()
+            for path in root.rglob("*") if (path.is_symlink() or path.is_file()) and not path.name.endswith(".lock")}
+
+
+class Said:
+    """A Transfer that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.counts: list[tuple[int, int | None]] = []
+
+    def say(self, text: str) -> None:
+        """See Transfer."""
+        self.lines.append(text)
+
+    def moved(self, here: int, total: int | None) -> None:
+        """See Transfer."""
+        self.counts.append((here, total))

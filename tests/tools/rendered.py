@@ -1,0 +1,76 @@
+"""What labctl renders for every shipped topology on every guest that can run it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from labctl import guests, plan, seed, topology
+from labctl.plan import Plan, PlannedNode
+from labctl.resources import TOPOLOGIES
+from labctl.seed import KeyPair, Keys
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".venv" / "programs"
+"""Where `scripts/setup --dev` unpacks the programs that are not installed."""
+
+
+@cache
+def labs() -> list[Plan]:
+    """The plans."""
+    return [plan.make(parsed, path.stem, guest)
+            for path in sorted(TOPOLOGIES.glob("*.yaml"))
+            for parsed in [topology.parse(path.read_text(), path.stem)]
+            for guest in map(guests.load, guests.names())
+            if not guest.lacks.keys() & {service.type for service in parsed.services.values()}]
+
+
+def nodes() -> Iterator[tuple[Plan, PlannedNode]]:
+    """All nodes of all labs."""
+    return ((lab, node) for lab in labs() for node in lab.nodes)
+
+
+def title(lab: Plan, node: PlannedNode) -> str:
+    """How messages call a node."""
+    return f"{lab.lab}/{lab.guest.name}/{node.name}"
+
+
+@cache
+def seeds() -> dict[str, dict[str, str]]:
+    """Each node's seed: the texts of its files."""
+    found = {}
+    for lab, node in nodes():
+        hosts = {node.name: KeyPair(f"HOST-PRIVATE-KEY {node.name}\n", f"ssh-ed25519 HOST-PUBLIC-KEY-{node.name}\n")}
+        login = KeyPair("LOGIN-PRIVATE-KEY\n", "ssh-ed25519 LOGIN-PUBLIC-KEY\n")
+        found[title(lab, node)] = seed.files(lab, node, Keys(login, hosts))
+    return found
+
+
+def unpacked(path: str) -> Path:
+    """A file or directory of a package that is unpacked and not installed; fails the test if it is not there."""
+    found = PROGRAMS / path
+    if not found.exists():
+        pytest.fail(f"There is no {found}; 'scripts/setup --dev' unpacks it.")
+    return found
+
+
+def unshare(*namespaces: str) -> list[str]:
+    """The beginning of a command that runs as root in namespaces of its own, whoever starts it."""
+    return ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *namespaces]
+
+
+def complaints(command: list[str | Path], interfaces: tuple[str, ...] = ()) -> list[str]:
+    """The lines that an unpacked program says about a file that it is asked to check, and its exit code if it is not 0.
+
+    It runs in a network of its own, where the ports are free for everybody, with interfaces of these names.
+    """
+    libraries = [str(path) for directory in ("usr/lib", "lib") for path in PROGRAMS.glob(f"{directory}/*-linux-gnu*")]
+    add = [f"ip link add {name} type bridge" for name in interfaces]
+    done = subprocess.run([*unshare("-n"), "sh", "-e", "-c", "\n".join([*add, 'exec "$@"']), "sh", *command],
+                          env={**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)},
+                          capture_output=True, text=True, check=False)
+    code = [f"exit code {done.returncode}"] if done.returncode else []
+    return (done.stdout + done.stderr).splitlines() + code

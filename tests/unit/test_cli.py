@@ -1,0 +1,263 @@
+"""labctl.cli: commands that start nothing, as they are typed."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from commands import refused, typed
+from samples import BASE, plan_of, second_ipvs
+
+from labctl import catalog, config, lab
+from labctl.plan import Plan
+from labctl.progress import GATES
+from labctl.readiness import BOOT_ID
+from labctl.room import PrivateRoom
+from labctl.ssh import Ssh, Unreachable
+
+# ---- new ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "file", "shown"), [
+    ("exam", "exam.yaml", "./exam.yaml"),
+    ("exam.yaml", "exam.yaml", "./exam.yaml"),
+    ("sub/exam.yaml", "sub/exam.yaml", "./sub/exam.yaml"),
+    ("./exam", "exam", "./exam"),
+])
+def test_a_new_topology_is_the_text_of_another_one(tmp_path: Path, name: str, file: str, shown: str) -> None:
+    (tmp_path / "sub").mkdir()
+    text = b"# Why it is so.\r\n" + BASE.replace("Test bed", "Prüfung").encode()
+    (tmp_path / "own.yaml").write_bytes(text)
+    result = typed("new", name, "--from", "own.yaml")
+    assert (tmp_path / file).read_bytes() == text
+    assert result.stdout == ""
+    assert f"labctl lint {shown} " in result.stderr
+    assert f"labctl up {shown} " in result.stderr
+    assert catalog.load(catalog.find(shown)).title == "Prüfung"
+
+
+def test_a_shipped_topology_can_be_copied_under_its_own_name(tmp_path: Path) -> None:
+    typed("new", "lvs-dr", "--from", "lvs-dr")
+    assert (tmp_path / "lvs-dr.yaml").read_bytes() == catalog.names()["lvs-dr"].read_bytes()
+
+
+def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("precious\n")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "nowhere")
+    assert "There is a 'mine.yaml' already" in refused("new", "mine", "--from", "lvs-dr").message
+    assert "There is a 'link.yaml' already" in refused("new", "link", "--from", "lvs-dr").message
+    assert (tmp_path / "mine.yaml").read_text() == "precious\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_without_a_topology_to_begin_with_the_list_is_named() -> None:
+    assert "labctl list --topologies" in refused("new", "mine").hint
+
+
+def test_an_unknown_topology_is_told_with_the_nearest(tmp_path: Path) -> None:
+    assert "'lvs-dr'" in refused("new", "mine", "--from", "lvs-rd").hint
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["my_lab", "", "..", "x" * 33, "a b.yaml"])
+def test_a_file_that_could_not_be_a_lab_is_not_written(tmp_path: Path, name: str) -> None:
+    assert "is no name for a lab" in refused("new", name, "--from", "lvs-dr").message
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+# ---- --set --------------------------------------------------------------------------------------------------
+
+
+def test_set_changes_the_plan_and_the_steps() -> None:
+    def plan(*words: str) -> Any:
+        return json.loads(typed("plan", "lvs-dr", "-o", "json", *words).stdout)
+
+    before, after = plan(), plan("--set", "services.web.scheduler=wrr", "--set", "nodes.rs1.memory=512")
+    assert after["topology"]["services"]["web"]["scheduler"] == "wrr"
+    assert next(node["memory"] for node in after["nodes"] if node["name"] == "rs1") == 512
+    assert after["digest"] != before["digest"]
+    assert "-s wrr" in typed("steps", "lvs-dr", "lvs", "--set", "services.web.scheduler=wrr").stdout
+
+
+def test_set_of_what_is_not_there_is_refused() -> None:
+    assert "Did you mean 'web'?" in refused("up", "lvs-dr", "--set", "services.wbe.scheduler=wrr").hint
+
+
+# ---- --offline ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "variable", "offline"), [
+    ((), None, None), (("--offline",), None, "1"), (("--online",), None, "0"),
+    ((), "true", "1"), ((), "no", "0"), (("--online",), "1", "0"),
+])
+def test_the_command_line_says_whether_labctl_is_offline_and_then_the_variable(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], variable: str | None, offline: str | None,
+) -> None:
+    if variable:
+        monkeypatch.setenv(config.OFFLINE, variable)
+    typed(*words, "list")
+    assert os.environ.get(config.OFFLINE) == offline
+
+
+@pytest.mark.parametrize("words", [["ssh", "rs1"], ["exec", "*", "true"], ["test"], ["reset"], ["reboot", "rs1"],
+                                   ["apply", "web"], ["undo", "web"], ["console", "rs1"], ["ssh-config"], ["status"],
+                                   ["down"]])
+def test_offline_a_lab_on_another_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    elsewhere = lab.Lab(lab.Record(plan=plan_of(BASE, "lab"), host="qemu+ssh://elsewhere/system", accel="kvm",
+                                   image="sha", ready=True))
+    elsewhere.directory.mkdir(parents=True)
+    elsewhere.save(elsewhere.record)
+    monkeypatch.setattr(Ssh, "run", lambda *_, **__: pytest.fail("asks a node that is elsewhere"))
+    assert "labctl is offline, so it does not connect to 'qemu+ssh://elsewhere/system'" in refused(
+        "--offline", *words).message
+    assert "lab" in typed("--offline", "list").stdout
+
+
+# ---- Labs that only seem to be there ------------------------------------------------------------------------
+
+
+class Nodes:
+    """Nodes in the place of a lab's: they answer scripts at once, and keep the steps' markers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.steps = {node.name: {step.name for step in node.steps} for node in plan.nodes}
+        self.states = {node.name: "running" for node in plan.nodes}
+        self.silent: set[str] = set()
+        self.done: list[str] = []
+        self.boots = dict.fromkeys(self.states, 1)
+        self._digest = plan.digest
+
+    def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Take the place of Ssh.run."""
+        assert timeout > 0
+        if node in self.silent:
+            raise Unreachable(f"The node '{node}' cannot be reached.")
+        if script == "systemctl reboot":
+            self.boots[node] += 1
+            raise Unreachable("Connection closed.")
+        answers = {"ls ": "\n".join(self.steps[node]), BOOT_ID: f"boot {self.boots[node]}\n", "curl": "200",
+                   "for i in": f'{{"v1": {{"errors": []}}}}\n{self._digest}\n', "ip -o": "eth0",
+                   "systemctl is-active": "active\n" * len(script.split()[2:-2])}
+        for beginning, answer in answers.items():
+            if script.startswith(beginning):
+                return subprocess.CompletedProcess([], 0, answer, "")
+        marker, = re.findall(r"rm -f /var/lib/labctl/steps/(\S+)", script)
+        self.steps[node].discard(marker)
+        verb = "undo"
+        if f"touch /var/lib/labctl/steps/{marker}\n" in script:
+            self.steps[node].add(marker)
+            verb = "apply"
+        self.done.append(f"{verb} {node}/{marker}")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE) -> Nodes:
+    """A lab that is up, as far as labctl can see."""
+    plan = plan_of(text, name)
+    nodes = Nodes(plan)
+    made = lab.Lab(lab.Record(plan=plan, host=None, accel="kvm", image="sha", ready=True))
+    made.directory.mkdir(parents=True)
+    made.save(made.record)
+    monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
+    monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(states=lambda: nodes.states))
+    monkeypatch.setattr(Ssh, "run", lambda _, *words, **options: nodes.run(*words, **options))
+    monkeypatch.setattr(Ssh, "close", lambda _, node: nodes.done.append(f"close {node}"))
+    return nodes
+
+
+def steps_in_json(node: str) -> dict[str, bool | None]:
+    found = json.loads(typed("status", "-o", "json").stdout)
+    assert found["version"] == 2
+    entry, = (entry for entry in found["nodes"] if entry["node"] == node)
+    return {step["name"]: step["applied"] for step in entry["steps"]}
+
+
+def test_status_tells_which_steps_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    typed("undo", "rs1/arp")
+    nodes.silent = {"rs2"}
+    del nodes.states["out"]
+    rows = {line.split()[0]: line.rstrip() for line in typed("status").stdout.splitlines()}
+    assert rows["lvs"].endswith(" 4/4")
+    assert rows["rs1"].endswith(" 5/6, undone: arp")
+    assert rows["rs2"].endswith(" ?")
+    assert " off " in rows["out"]
+    assert rows["out"].endswith(" ?")
+    assert steps_in_json("rs1") == {
+        "hosts": True, "packages": True, "page": True, "httpd": True, "arp": False, "vip-lo": True}
+    assert set(steps_in_json("rs2").values()) == {None}
+    typed("apply", "rs1/arp")
+    assert set(steps_in_json("rs1").values()) == {True}
+
+
+def test_status_of_a_lab_whose_room_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch).run = lambda *_, **__: pytest.fail("asks a node that is gone")  # type: ignore[method-assign]
+    monkeypatch.setattr(PrivateRoom, "is_open", lambda _: False)
+    assert set(steps_in_json("rs1").values()) == {None}
+    assert "gone" in typed("status").stdout
+
+
+def test_a_step_or_a_service_is_undone_from_its_end_and_applied_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = pretend(monkeypatch)
+    web = ["lvs/vip", "lvs/rules", "rs1/arp", "rs1/vip-lo", "rs2/arp", "rs2/vip-lo"]
+    assert typed("undo", "web").stderr.splitlines() == [f"{step}: undone" for step in reversed(web)]
+    assert typed("apply", "lab/web").stderr.splitlines() == [f"{step}: done" for step in web]
+    typed("undo", "rs1/page")
+    typed("apply", "lab/rs1/page")
+    assert nodes.done == [*(f"undo {step}" for step in reversed(web)), *(f"apply {step}" for step in web),
+                          "undo rs1/page", "apply rs1/page"]
+
+
+def test_what_is_undone_already_does_not_keep_a_service_from_being_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    typed("undo", "lvs/rules")
+    nodes.done.clear()
+    assert "lvs/rules: was not done\n" in typed("undo", "web").stderr
+    assert "undo lvs/rules" not in nodes.done
+    assert "undo lvs/vip" in nodes.done
+    typed("undo", "lvs/rules")
+    assert nodes.done[-1] == "undo lvs/rules", "it may have failed halfway the first time"
+
+
+def test_a_service_is_looked_for_in_all_labs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "No lab is up" in refused("undo", "web").message
+    pretend(monkeypatch)
+    assert "Did you mean 'web'?" in refused("undo", "wbe").hint
+    assert "The lab 'lab' has no service called 'wbe'" in refused("undo", "lab/wbe").message
+    assert "has a node called 'alb'" in refused("undo", "alb/web").message
+    assert "'rs1' has no step called 'apr'" in refused("undo", "rs1/apr").message
+    pretend(monkeypatch, "rs1", second_ipvs(BASE))
+    assert "They are: lab/web, rs1/web." in refused("undo", "web").hint
+    assert "lvs/rules.shop: undone" in typed("undo", "shop").stderr
+    assert "Several labs have a node called 'rs1'" in refused("undo", "rs1/arp").message
+    assert "lvs/rules.shop: done" in typed("apply", "rs1/shop").stderr
+
+
+def test_reboot_returns_when_the_lab_serves_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    said = typed("reboot", "rs*").stderr
+    assert [node for node, boot in nodes.boots.items() if boot > 1] == ["rs1", "rs2"]
+    assert sorted(nodes.done) == ["close rs1", "close rs2"]
+    assert all(f"rs1: {gate}\n" in said for gate in GATES)
+    assert said.endswith("The lab 'lab' serves again.\n")
+
+
+def test_a_node_that_cannot_be_asked_is_not_rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    nodes.silent = {"rs1"}
+    assert "'rs1' cannot be reached" in refused("reboot", "rs1").message
+    assert set(nodes.boots.values()) == {1}
+
+
+def test_a_node_that_does_not_come_back_as_it_was_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    nodes.states["rs1"] = "crashed"
+    error = refused("reboot", "lab/rs1")
+    assert "'rs1' did not pass the gate 'booting': the machine is crashed" in error.message
+    assert "labctl status lab" in error.hint

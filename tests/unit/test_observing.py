@@ -1,0 +1,182 @@
+"""tests/labs: what the checks make of what they see, as far as no lab is needed for it."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from balancing import choices, is_rotation, rotation
+from hypothesis import given
+from hypothesis import strategies as st
+from observe import _CONNECTION, _FRAME, Answer, Frame, _frame, longest_gap, mac_to_node
+from samples import NAT, plan_of
+
+# ---- The schedulers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheduler", "table", "expected"), [
+    ("rr", {"A": 3, "B": 1}, "A B"),
+    ("rr", {"B": 1, "A": 3}, "B A"),
+    ("wrr", {"B": 1, "A": 3}, "A A B A"),
+    ("wrr", {"A": 3, "B": 1}, "A A A B"),
+    ("wrr", {"C": 3, "B": 2, "A": 1}, "C C B C B A"),
+    ("wrr", {"A": 1, "B": 2, "C": 3}, "C B C A B C"),
+    ("wrr", {"A": 200, "B": 100}, "A A B"),
+    ("wrr", {"A": 7}, "A"),
+])
+def test_a_round_is_the_kernels(scheduler: str, table: dict[str, int], expected: str) -> None:
+    assert rotation(scheduler, table) == expected.split()
+
+
+tables = st.dictionaries(st.sampled_from("ABCDE"), st.integers(1, 6), min_size=1)
+
+
+@given(st.sampled_from(["rr", "wrr"]), tables, st.integers(1, 4), st.integers(0), st.integers(0))
+def test_rounds_are_a_rotation_wherever_they_start_and_end(
+        scheduler: str, table: dict[str, int], rounds: int, start: int, end: int) -> None:
+    round_ = rotation(scheduler, table)
+    answers = round_ * rounds
+    start %= len(round_)
+    assert is_rotation(answers[start:] + answers[:start], round_)
+    assert is_rotation(answers[start:start + end % (len(answers) + 1)], round_)
+
+
+@given(tables)
+def test_in_a_round_each_gets_its_weight(table: dict[str, int]) -> None:
+    round_ = rotation("wrr", table)
+    assert all(round_.count(one) * table[two] == round_.count(two) * table[one] for one in table for two in table)
+
+
+@pytest.mark.parametrize(("answers", "round_"), [
+    ("A A", "A B"), ("A B B A", "A B"), ("A B C", "A C B"), ("A B X", "A B"), ("B A A B", "A A A B"),
+])
+def test_other_orders_are_no_rotation(answers: str, round_: str) -> None:
+    assert not is_rotation(answers.split(), round_.split())
+
+
+@pytest.mark.parametrize(("scheduler", "table", "expected"), [
+    ("sed", {"rs3": 1, "rs2": 2, "rs1": 3}, "rs1 rs2 rs1 rs3 rs2 rs1"),
+    ("sed", {"rs1": 3, "rs2": 2, "rs3": 1}, "rs1 rs2 rs1 rs1 rs2 rs3"),
+    ("nq", {"rs3": 1, "rs2": 2, "rs1": 3}, "rs3 rs2 rs1 rs1 rs2 rs1"),
+    ("nq", {"A": 1, "B": 100}, "A B B B B B"),
+    ("lc", {"rs3": 1, "rs2": 2, "rs1": 3}, "rs3 rs2 rs1 rs3 rs2 rs1"),
+    ("wlc", {"rs3": 1, "rs2": 2, "rs1": 3}, "rs3 rs2 rs1 rs1 rs2 rs1"),
+])
+def test_connections_that_stay_open_are_dealt_out_like_this(
+        scheduler: str, table: dict[str, int], expected: str) -> None:
+    assert choices(scheduler, table, 6) == expected.split()
+
+
+@given(st.sampled_from(["wlc", "sed", "nq"]), tables)
+def test_a_full_round_of_open_connections_is_by_weight(scheduler: str, table: dict[str, int]) -> None:
+    chosen = choices(scheduler, table, sum(table.values()))
+    assert {server: chosen.count(server) for server in table} == table
+
+
+@given(tables, st.integers(1, 4))
+def test_least_connections_are_equal_connections(table: dict[str, int], rounds: int) -> None:
+    chosen = choices("lc", table, rounds * len(table))
+    assert {chosen.count(server) for server in table} == {rounds}
+
+
+# ---- Frames -------------------------------------------------------------------------------------------
+
+MACS = "10:00:00.000000 52:54:00:aa:bb:cc > 52:54:00:dd:ee:ff"
+REQUEST, REPLY = IPv4Address("10.10.10.50"), IPv4Address("10.10.10.100")
+
+
+def frame(line: str) -> Frame | None:
+    match = _FRAME.search(line)
+    return _frame(match) if match else None
+
+
+@pytest.mark.parametrize(("line", "tunnel"), [
+    (f"{MACS}, ethertype IPv4 (0x0800), length 74: 10.10.10.50.40000 > 10.10.10.100.80: Flags [S], seq 1, win 64240, "
+     "options [mss 1460,sackOK,TS val 1 ecr 0,nop,wscale 7], length 0", None),
+    (f"{MACS}, ethertype IPv4 (0x0800), length 94: 10.10.10.11 > 20.20.20.12: IP 10.10.10.50.40000 > 10.10.10.100.80: "
+     "Flags [S], seq 1", (IPv4Address("10.10.10.11"), IPv4Address("20.20.20.12"))),
+    (f"{MACS}, ethertype IPv4 (0x0800), length 94: 10.10.10.11 > 20.20.20.12: IP 10.10.10.50.40000 > 10.10.10.100.80: "
+     "Flags [S], seq 1, win 29200, length 0 (ipip-proto-4)", (IPv4Address("10.10.10.11"), IPv4Address("20.20.20.12"))),
+])
+def test_a_segment_is_read_inside_a_tunnel_and_outside(
+        line: str, tunnel: tuple[IPv4Address, IPv4Address] | None) -> None:
+    assert frame(line) == Frame("52:54:00:aa:bb:cc", "52:54:00:dd:ee:ff", REQUEST, REPLY, 80, "S", tunnel)
+
+
+@pytest.mark.parametrize("flags", ["S", "S.", ".", "P.", "F.", "R", "R."])
+def test_the_flags_tell_a_request_from_a_reply(flags: str) -> None:
+    found = frame(f"{MACS}, ethertype IPv4 (0x0800), length 66: 10.10.10.100.80 > 10.10.10.50.40000: Flags [{flags}], "
+                  "ack 2, win 509, length 0")
+    assert found
+    assert (found.source, found.target, found.target_port, found.flags) == (REPLY, REQUEST, 40000, flags)
+
+
+@pytest.mark.parametrize("line", [
+    "",
+    "52:54:00:aa:bb:cc > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 42: Request who-has 10.10.10.100 tell "
+    "10.10.10.50, length 28",
+    f"{MACS}, ethertype IPv4 (0x0800), length 98: 10.10.10.50 > 10.10.10.100: ICMP echo request, id 1, seq 1, "
+    "length 64",
+    f"{MACS}, ethertype IPv4 (0x0800), length 70: 10.10.10.50.40000 > 10.10.10.100.53: 1+ A? example.org. (28)",
+    "52:54:00:aa:bb:cc > 01:00:5e:00:00:12, ethertype IPv4 (0x0800), length 54: 10.10.10.11 > 224.0.0.18: VRRPv2, "
+    "Advertisement, vrid 52, prio 150, authtype none, intvl 1s, length 20",
+])
+def test_what_is_no_segment_is_no_frame(line: str) -> None:
+    assert frame(line) is None
+
+
+# ---- The connection table -----------------------------------------------------------------------------
+
+LISTING = """\
+IPVS connection entries
+pro expire state       source             virtual            destination
+TCP 14:58  ESTABLISHED 20.20.20.50:12345  20.20.20.100:80    10.10.10.12:8080
+TCP 00:14  NONE        20.20.20.201:0     20.20.20.101:80    10.10.10.12:80
+TCP 00:19  NONE        20.20.20.201:0     20.20.20.100:0     10.10.10.13:0
+IP  00:09  NONE        20.20.20.201:0     0.0.0.3:0          10.10.10.12:0
+UDP 04:59  UDP         20.20.20.50:5353   20.20.20.100:53    10.10.10.12:53
+TCP 01:59  TIME_WAIT   20.20.20.50:12346  20.20.20.100:80    10.10.10.13:80
+"""
+
+
+def test_connections_and_templates_are_read() -> None:
+    names = ("protocol", "minutes", "seconds", "state", "client", "client_port", "virtual", "virtual_port", "server",
+             "server_port")
+    found = [" ".join(row[name] for name in names) for row in _CONNECTION.finditer(LISTING)]
+    assert found == [
+        "TCP 14 58 ESTABLISHED 20.20.20.50 12345 20.20.20.100 80 10.10.10.12 8080",
+        "TCP 00 14 NONE 20.20.20.201 0 20.20.20.101 80 10.10.10.12 80",
+        "TCP 00 19 NONE 20.20.20.201 0 20.20.20.100 0 10.10.10.13 0",
+        "IP 00 09 NONE 20.20.20.201 0 0.0.0.3 0 10.10.10.12 0",
+        "TCP 01 59 TIME_WAIT 20.20.20.50 12346 20.20.20.100 80 10.10.10.13 80",
+    ]
+
+
+# ---- Answers, and none --------------------------------------------------------------------------------
+
+
+def test_a_page_names_who_answered_and_then_who_was_asked() -> None:
+    assert Answer(200, "lb1\nrs2").names == ["lb1", "rs2"]
+    assert Answer(200, "rs2").server == "rs2"
+    assert Answer(0, "").server == ""
+
+
+@pytest.mark.parametrize(("probes", "seconds"), [
+    ("1 1 1 1", 0),
+    ("1 0 1", 2),
+    ("1 1 0 0 0 1 1", 4),
+    ("1 0 1 0 0 1 0 1", 3),
+    ("0 0 1", 2),
+    ("1", 0),
+])
+def test_the_longest_gap_is_from_the_last_success_to_the_next(probes: str, seconds: float) -> None:
+    assert longest_gap([(100.0 + at, good == "1") for at, good in enumerate(probes.split())]) == seconds
+
+
+def test_time_that_passes_between_successes_is_no_gap() -> None:
+    assert longest_gap([(0.0, True), (60.0, True), (60.5, False), (61.0, True)]) == 1.0
+
+
+def test_a_mac_address_is_that_of_a_node() -> None:
+    plan = plan_of(NAT)
+    found = mac_to_node(plan.nodes)
+    assert {found[interface.mac] for interface in plan.node("lvs").interfaces} == {"lvs"}
+    assert len(found) == sum(len(node.interfaces) for node in plan.nodes)

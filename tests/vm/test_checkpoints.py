@@ -1,0 +1,189 @@
+"""What was saved comes back: the warm start, reset, and the user's own checkpoints."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE, Labctl
+
+from labctl import paths
+from labctl.services.heartbeat import DEADTIME
+
+KEEPALIVED = "lvs-dr-keepalived"
+SAYS_TRANSITION = r"Entering (MASTER|BACKUP|FAULT) STATE"
+
+WRECKS = {
+    "lvs-m": "ip route flush table main; ipvsadm -C; rm -rf /etc/keepalived; systemctl stop keepalived",
+    "lvs-s": "echo c >/proc/sysrq-trigger",
+    "rs1": "rm -rf /etc /var/www --one-file-system",
+    "rs2": "echo o >/proc/sysrq-trigger",
+}
+"""What students do: wrong routes and no configuration, a kernel panic, no system at all, a machine that is off."""
+
+
+def seconds_off(labctl: Labctl, node: str) -> float:
+    """How far a node's clock is from the physical machine's."""
+    before = time.time()
+    said = float(labctl("ssh", node, "date +%s.%N").out)
+    after = time.time()
+    return max(before - said, said - after, 0)
+
+
+def transitions(labctl: Labctl) -> list[str]:
+    """Each change of state that the directors have seen since they booted."""
+    return [line for node in ("lvs-m", "lvs-s") for line in
+            labctl("exec", f"{KEEPALIVED}/{node}", "journalctl", "-b", "-u", "keepalived").out.splitlines()
+            if re.search(SAYS_TRANSITION, line)]
+
+
+def identity(labctl: Labctl, node: str) -> str:
+    """What a machine is known by, and that it has not booted since."""
+    return labctl("exec", node, "cat", "/etc/machine-id", "/proc/sys/kernel/random/boot_id").out
+
+
+@pytest.mark.vm
+def test_reset_after_everything_went_wrong(shared: Labctl) -> None:
+    shared("reset", KEEPALIVED)  # Other tests may have left their marks.
+    nodes = [f"{KEEPALIVED}/{node}" for node in WRECKS]
+    before = [identity(shared, node) for node in nodes], transitions(shared)
+    assert before[1]
+    for node, wreck in WRECKS.items():
+        shared("exec", f"{KEEPALIVED}/{node}", "sh", "-c", f"nohup sh -c '{wreck}' >/dev/null 2>&1 &", code=None)
+    time.sleep(3)
+    said = shared("reset", KEEPALIVED).err
+    assert "serves as it did when it was new" in said
+    assert max(seconds_off(shared, node) for node in nodes) < 1
+    # Longer than a backup waits that has not heard of the MASTER.
+    time.sleep(5)
+    assert ([identity(shared, node) for node in nodes], transitions(shared)) == before
+    shared("test", KEEPALIVED, "-k", "arp or spread or packet_path or names_resolve or own_page")
+
+
+@pytest.mark.vm
+def test_one_node_is_reset_where_that_is_sound(shared: Labctl) -> None:
+    shared("exec", "lvs-dr/rs1", "sh", "-c", "ip address flush dev lo; systemctl stop apache2")
+    shared("reset", "lvs-dr/rs1")
+    shared("test", "lvs-dr", "-k", "spread or arp")
+    refused = shared("reset", f"{KEEPALIVED}/lvs-m", code=2).err
+    assert "'lvs-m' cannot be reset alone: it shares 10.10.10.100 with others" in refused
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("lab", ["nginx-heartbeat"], indirect=True, scope="session")
+def test_heartbeat_takes_a_reset_for_no_silence(lab: str, labs: Labctl) -> None:
+    def noticed() -> list[str]:
+        return [line for node in ("C7B1", "C7B2") for line in
+                labs("exec", f"{lab}/{node}", "journalctl", "-b", "-o", "cat", "-u", "heartbeat").out.splitlines()
+                if re.search(r"\bdead\b|[Ll]ate heartbeat|takeover|acquir|standby|releas", line)]
+
+    labs("reset", lab)
+    before = noticed()
+    assert any("acquir" in line for line in before)
+    labs("reset", lab)
+    time.sleep(2 * DEADTIME)
+    assert noticed() == before
+
+
+@pytest.mark.vm
+def test_the_next_start_is_warm_unless_something_is_different(labctl: Labctl, tiny: str) -> None:
+    labctl("up", tiny)
+    first = identity(labctl, "web")
+    config = Path(labctl("ssh-config").out.strip())
+    keys = (config.parent / "known_hosts").read_text()
+    labctl("down")
+    assert "Starting from what was saved" in labctl("up", tiny).err
+    assert identity(labctl, "web") == first
+    assert (config.parent / "known_hosts").read_text() == keys
+    assert "mounted filesystem" in labctl("logs", "web").out, "it was said before the lab was saved"
+    labctl("test", "tiny")
+    labctl("down")
+
+    home, = (Path(labctl.environment["XDG_CACHE_HOME"]) / "labctl/warm").iterdir()
+    description = home / "checkpoint.json"
+    text = description.read_text()
+    other = json.loads(text)
+    other["key"]["QEMU or libvirt"] = "some other"
+    description.write_text(json.dumps(other))
+    assert "The lab boots: What is saved of the lab 'tiny' cannot go on: it was saved with another QEMU or libvirt" \
+        in labctl("up", tiny).err
+    assert identity(labctl, "web") != first
+    labctl("down")
+
+    with (home / "web.memory").open("r+b") as memory:
+        memory.seek(-1_000_000, os.SEEK_END)
+        memory.write(b"damaged")
+    said = labctl("up", tiny).err
+    assert "The lab boots: The memory of 'web' is not what was saved." in said
+    labctl("test", "tiny", "-k", "own_page")
+    labctl("down")
+
+    layer, = (home / "disks").glob(".web.*.qcow2")
+    with layer.open("r+b") as disk:
+        disk.seek(-10, os.SEEK_END)
+        disk.write(b"damaged")
+    assert f"The lab boots: The disk '{layer.name}' is not what was saved." in labctl("up", tiny).err
+    second = identity(labctl, "web")
+    labctl("down")
+    assert "Starting" not in labctl("up", tiny, "--cold").err
+    assert identity(labctl, "web") != second
+    assert "nothing to forget" in labctl("gc", "--older-than", "0").err, "the lab that is up needs it"
+    labctl("down")
+    assert "Forgotten: tiny" in labctl("gc", "--older-than", "0").err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+    data = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    images = tmp_path / "data/labctl"
+    images.mkdir(parents=True)
+    (images / "images").symlink_to(paths.images())
+    labctl("up", tiny, **data)
+    labctl("exec", "web", "sh", "-c", "echo one >/root/one; sync", **data)
+    labctl("checkpoint", "save", "one", "--note", "with a file", **data)
+    assert "has a checkpoint 'one' already" in labctl("checkpoint", "save", "one", code=2, **data).err
+    assert "cannot be the name of a checkpoint" in labctl("checkpoint", "save", "../one", code=2, **data).err
+    labctl("exec", "web", "sh", "-c", "rm /root/one; echo two >/root/two; systemctl stop apache2", **data)
+    labctl("checkpoint", "restore", "one", **data)
+    assert labctl("exec", "web", "ls", "/root", **data).out == "one\n"
+    assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
+    labctl("down", **data)
+    row, = json.loads(labctl("checkpoint", "list", "-o", "json", **data).out)
+    assert (row["lab"], row["checkpoint"], row["note"]) == ("tiny", "one", "with a file")
+    assert row["size"] > 50_000_000
+    assert "no checkpoint 'on'. Did you mean 'one'" in re.sub(
+        r"\s+", " ", labctl("up", tiny, "--from", "on", code=2, **data).err)
+    labctl("up", tiny, "--from", "one", **data)
+    assert labctl("exec", "web", "cat", "/root/one", **data).out == "one\n"
+    # What it is based on may go while it is up: its files are its own.
+    labctl("checkpoint", "rm", "one", **data)
+    assert labctl("exec", "web", "sh", "-c", "echo 3 >/proc/sys/vm/drop_caches; cat /root/one", **data).out == "one\n"
+    labctl("down", **data)
+    assert "There are no checkpoints" in labctl("checkpoint", "list", **data).err
+    assert labctl.leftovers() == []
+
+
+@pytest.mark.vm
+def test_the_disk_is_full_while_saving(labctl: Labctl, tiny: str) -> None:
+    """The lab goes on, and nothing is left of the try."""
+    warm = Path(labctl.environment["XDG_CACHE_HOME"]) / "labctl/warm"
+    # A file system of its own, too small for the memory; that it is so is found out too late.
+    command = ("import labctl.checkpoint as c, labctl.__main__ as m; c.free_disk = lambda d: (10 ** 6, d); m.main()")
+    user = [] if os.getuid() == 0 else ["--map-root-user"]
+    result = subprocess.run(
+        ["unshare", "-m", *user, "sh", "-c", 'mkdir -p $0 && mount -t tmpfs -o size=40m tmpfs $0 && "$@" && '
+         'find $0 -type f', str(warm), sys.executable, "-c", command, "up", tiny],
+        env={**os.environ, **labctl.environment}, capture_output=True, text=True, timeout=120 * PATIENCE, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "The next start will not be quicker" in result.stderr
+    assert result.stdout == ""
+    assert labctl("exec", "client", "curl", "-s", "http://web/").out == "web\n"
+    labctl("test", "tiny")
+    assert "is not known" in labctl("reset", code=2).err
+    labctl("down")
+    assert labctl.leftovers() == []

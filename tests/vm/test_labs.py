@@ -1,0 +1,144 @@
+"""Every lab: up, each step's undo noticed and named, back after a reboot, then all checks green, down clean.
+
+With --thorough each kind of step is undone in each lab, and all quick checks run beside its own; and each node is
+rebooted. Without, each kind of step is undone in the first lab that has it, and the checks that it concerns run; and
+of each lab one node is rebooted, the one with most kinds of steps that were not seen to come back yet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import LABS, Labctl, failures, planned
+
+from labctl.steps import Step
+
+# The checks that notice each kind of step missing; no other may fail. The first is the one that has to.
+GUARDS = {
+    "base/hosts": ["test_names_resolve"],
+    "base/packages": ["test_packages"],
+    "haproxy/haproxy": ["test_proxy_spread", "test_dead_backend"],
+    "heartbeat/authkeys": ["test_members"],
+    "heartbeat/heartbeat": ["test_members"],
+    "heartbeat/resources": ["test_members"],
+    "heartbeat/watch": ["test_watch"],
+    "httpd/page": ["test_own_page", "test_spread", "test_proxy_spread", "test_vhost", "test_vhost_dead_server"],
+    "httpd/port": ["test_own_page", "test_spread", "test_clients_stay"],
+    "httpd/httpd": ["test_own_page", "test_spread", "test_proxy_spread", "test_clients_stay", "test_long_packets",
+                    "test_vhost", "test_vhost_dead_server"],
+    "ipvs/arp": ["test_arp", "test_spread"],
+    "ipvs/forward": ["test_spread", "test_own_connections", "test_clients_stay"],
+    "ipvs/gateway": ["test_spread", "test_own_connections", "test_clients_stay", "test_source_hash"],
+    "ipvs/healthcheck": ["test_dead_server", "test_log", "test_refused_page"],
+    "ipvs/keepalived": ["test_arp", "test_spread", "test_clean_stop"],
+    "ipvs/mark": ["test_clients_stay", "test_destination"],
+    "ipvs/rp-filter": ["test_spread", "test_long_packets"],
+    "ipvs/rules": ["test_spread", "test_clients_stay", "test_long_packets", "test_open_connections",
+                   "test_closed_connections", "test_source_hash", "test_destination"],
+    "ipvs/snat": ["test_own_connections"],
+    "ipvs/vip": ["test_arp", "test_spread", "test_clients_stay", "test_long_packets", "test_destination"],
+    "ipvs/vip-lo": ["test_spread"],
+    "ipvs/vip-tunl": ["test_spread", "test_long_packets"],
+    "nginx-vhosts/default": ["test_unknown_host"],
+    "nginx-vhosts/vhosts": ["test_vhost", "test_spread", "test_vhost_dead_server"],
+    "nginx/nginx": ["test_nginx_page", "test_vhost", "test_unknown_host", "test_spread", "test_members",
+                    "test_vhost_dead_server"],
+    "nginx/page": ["test_nginx_page", "test_members"],
+    "nginx/site": ["test_nginx_page", "test_members"],
+    "ntp/client": ["test_clock"],
+    "ntp/server": ["test_time_server", "test_clock"],
+    "router/forward": ["test_spread", "test_long_packets"],
+    "router/routes": ["test_spread", "test_long_packets"],
+    "vrrp/keepalived": ["test_clean_stop"],
+}
+SLOW = ("crash or clean_stop or partition or program_dies or silent_web_server or vhost_dead_server or dead_proxy "
+        "or advertisements or dead_server or log or refused_page or packet_path or templates or addresses or firewall "
+        "or dead_backend or overload")
+
+ALONE = "packages or crash or clean_stop or partition or advertisements or program_dies or silent_web_server"
+"""What measures outages, and what would disturb others that do: all nodes at once look for packages."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step on a node of a lab."""
+
+    lab: str
+    node: str
+    step: Step
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.step.name}"
+
+
+def cases(thorough: bool) -> list[Case]:
+    first: dict[tuple[str, str], Case] = {}
+    for lab in LABS:
+        for node in planned(lab).nodes:
+            for step in node.steps:
+                first.setdefault((lab if thorough else "any", step.kind), Case(lab, node.name, step))
+    return list(first.values())
+
+
+def roles(thorough: bool) -> list[tuple[str, str]]:
+    """A lab and a node: all of them, or of each lab the one with most kinds of steps that no earlier lab has."""
+    found: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for lab in LABS:
+        nodes = {node.name: {step.kind for step in node.steps} for node in planned(lab).nodes}
+        most = max(nodes, key=lambda node: (len(nodes[node] - seen), len(nodes[node])))
+        seen |= nodes[most]
+        found += [(lab, each) for each in (nodes if thorough else [most])]
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    thorough = metafunc.config.getoption("--thorough")
+    if "case" in metafunc.fixturenames:
+        found = cases(thorough)
+        metafunc.parametrize(("lab", "case"), [(case.lab, case) for case in found], indirect=["lab"], scope="session",
+                             ids=[f"{case.lab}/{case}" for case in found])
+    elif "role" in metafunc.fixturenames:
+        metafunc.parametrize(("lab", "role"), roles(thorough), indirect=["lab"], scope="session",
+                             ids=map("/".join, roles(thorough)))
+    elif "lab" in metafunc.fixturenames:
+        metafunc.parametrize("lab", LABS, indirect=True)
+
+
+def check(labctl: Labctl, lab: str, expression: str, report: Path, code: int) -> dict[str, str]:
+    labctl("test", lab, "-k", expression, "--junit", str(report), code=code)
+    return failures(report)
+
+
+@pytest.mark.vm
+def test_undone_step_is_noticed(lab: str, case: Case, labs: Labctl, tmp_path: Path,
+                                pytestconfig: pytest.Config) -> None:
+    guards = GUARDS[case.step.kind]
+    quick = f"not ({SLOW}) or " if pytestconfig.getoption("--thorough") else ""
+    expression = quick + " or ".join(guards)
+    labs("undo", f"{lab}/{case}")
+    try:
+        failed = check(labs, lab, expression, tmp_path / "undone.xml", code=1)
+    finally:
+        labs("apply", f"{lab}/{case}")
+    assert {name.partition("[")[0] for name in failed} <= set(guards)
+    assert any(f"The step {case} looks wrong" in message for message in failed.values()), failed
+
+
+@pytest.mark.vm
+def test_a_rebooted_node_is_as_it_was(lab: str, role: str, labs: Labctl) -> None:
+    labs("reboot", f"{lab}/{role}")
+    assert [f"{node['node']}/{step['name']}" for node in labs.json("status", lab)["nodes"]
+            for step in node["steps"] if not step["applied"]] == []
+
+
+@pytest.mark.vm
+def test_everything_is_green(lab: str, labs: Labctl, tmp_path: Path) -> None:
+    """The last of a lab's tests: also what they took away, broke or rebooted is as it was."""
+    for expression, alone in ((ALONE, True), (f"not ({ALONE})", False)):
+        junit, html = tmp_path / f"{alone}.xml", tmp_path / f"{alone}.html"
+        result = labs("test", lab, "-k", expression, "--junit", str(junit), "--html", str(html), alone=alone)
+        assert "0 failed" in result.out
+        assert "could not be checked" not in result.out
+        assert failures(junit) == {}
+    assert "test_names_resolve" in html.read_text()
