@@ -7,14 +7,13 @@
 # shellcheck source=cloud-init/images/customise.sh
 . "$(dirname "$0")/customise.sh"
 
-# resource-agents is CentOS's own: heartbeat takes the scripts that hold an address from it.
 packages="
-  ipvsadm keepalived haproxy nginx httpd ntp ntpdate resource-agents
+  ipvsadm keepalived haproxy nginx httpd ntp ntpdate
   curl tcpdump iputils net-tools nmap-ncat traceroute ethtool bind-utils
   iptables ipset conntrack-tools psmisc procps-ng less nano vim-minimal
   libtool-ltdl perl-TimeDate yum-utils"
 # What can be installed from the media: the course's own packages, and what it installs by hand.
-media="ipvsadm keepalived haproxy nginx httpd ntp ntpdate resource-agents gcc make lrzsz"
+media="ipvsadm keepalived haproxy nginx httpd ntp ntpdate gcc make lrzsz"
 tools="
   bash coreutils gcc make autoconf automake libtool libtool-ltdl-devel pkgconfig which gettext bison flex
   glib2-devel libxml2-devel bzip2 bzip2-devel libuuid-devel zlib-devel gnutls-devel ncurses-devel pam-devel
@@ -26,10 +25,13 @@ services="
   chronyd firewalld NetworkManager postfix kdump tuned rpcbind.service rpcbind.socket nfs-client.target"
 
 # As Debian publishes them, with the sums in its signed descriptions of the source packages (heartbeat_3.0.6-13.dsc and
-# cluster-glue_1.0.12-21.dsc). The first is the same file as 958e11be8686.tar.bz2 of hg.linux-ha.org.
+# cluster-glue_1.0.12-21.dsc). The first is the same file as 958e11be8686.tar.bz2 of hg.linux-ha.org. The agents' sum is
+# that of Gentoo's signed Manifest of sys-cluster/resource-agents (February 2015).
 sources=https://deb.debian.org/debian/pool/main
 heartbeat_sha256=851d2add2c129fef9fede764fec80229e1f6e7295e0e979950d10258648b462c
 glue_sha256=23dc0854e6adaf61ba18930018a769a38530543683a39960f245e9ee6f13b4e5
+agents=https://github.com/ClusterLabs/resource-agents/archive/v3.9.6.tar.gz
+agents_sha256=39722cdee68ff96d06788f05f325bd21ec2fc59c59d847e5e4b23c6df23bf678
 
 # NAME URL KEY [OPTION=VALUE]...: a package repository.
 repository() {
@@ -75,9 +77,10 @@ run chroot "$chroot" useradd -r -g haclient -d /var/lib/heartbeat/cores/hacluste
 
 step 'Fetch the sources of heartbeat'
 fetch "$sources/c/cluster-glue/cluster-glue_1.0.12.orig.tar.bz2" "$glue_sha256" "$chroot/rpm/SOURCES/cluster-glue.tar.bz2"
+fetch "$agents" "$agents_sha256" "$chroot/rpm/SOURCES/resource-agents.tar.gz"
 fetch "$sources/h/heartbeat/heartbeat_3.0.6.orig.tar.bz2" "$heartbeat_sha256" "$chroot/rpm/SOURCES/heartbeat.tar.bz2"
 
-# What both have in common: libraries are all they require, and all that is installed is in the package, manual pages
+# What they have in common: libraries are all they require, and all that is installed is in the package, manual pages
 # and Python modules under any suffix.
 write "$chroot/rpm/common.inc" <<'SPEC'
 %global debug_package %{nil}
@@ -118,6 +121,35 @@ getent passwd hacluster >/dev/null ||
     useradd -r -g haclient -d %{_var}/lib/heartbeat/cores/hacluster -s /sbin/nologin hacluster
 %post -p /sbin/ldconfig
 %postun -p /sbin/ldconfig
+%files -f files
+%defattr(-,root,root)
+SPEC
+
+write "$chroot/rpm/SPECS/resource-agents.spec" <<'SPEC'
+%include /rpm/common.inc
+Name: resource-agents
+Version: 3.9.6
+Release: 1.labctl
+Summary: Scripts that start and stop what machines take over from each other
+License: GPLv2+ and LGPLv2+
+Source0: resource-agents.tar.gz
+Requires: cluster-glue iproute iputils psmisc perl
+%description
+Scripts for the Open Cluster Framework, such as IPaddr2, which holds an address.
+%prep
+%setup -q
+# Elsewhere its version is that of its git repository.
+echo %{version} >.tarball-version
+%build
+./autogen.sh
+%configure %{flags} --localstatedir=%{_var} --with-ras-set=linux-ha
+make
+%install
+make install DESTDIR=%{buildroot}
+rm -rf %{buildroot}%{_var}/run
+mkdir -p %{buildroot}%{_prefix}/lib/tmpfiles.d
+echo 'd /run/resource-agents 1755 root root -' >%{buildroot}%{_prefix}/lib/tmpfiles.d/resource-agents.conf
+sh /rpm/list %{buildroot} >files
 %files -f files
 %defattr(-,root,root)
 SPEC
@@ -174,7 +206,7 @@ sh /rpm/list %{buildroot} >files
 %defattr(-,root,root)
 SPEC
 
-for package in cluster-glue heartbeat; do
+for package in cluster-glue resource-agents heartbeat; do
     step "Build and install $package"
     run chroot "$chroot" rpmbuild -bb --define '_topdir /rpm' "/rpm/SPECS/$package.spec"
     run chroot "$chroot" sh -c "rpm -i --nodeps /rpm/RPMS/x86_64/$package-*.rpm"
