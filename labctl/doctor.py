@@ -82,7 +82,7 @@ def examine_guest(guest: Guest, planned: Plan, progress: Progress) -> list[Findi
         progress.say(remark)
     asked = questions(guest, planned)
     try:
-        found = lifecycle.up(planned, chosen, None, progress, passing=True)
+        found = lifecycle.up(planned, chosen, None, progress, once=True)
     except GateError as error:
         raise GateError(error.message, hint=f"'labctl up base --guest {guest.name} --keep' leaves such machines, to "
                                             "look into them.") from None

@@ -33,12 +33,12 @@ def accelerator(wanted: str, plan: Plan, host: str | None) -> tuple[Accel, str]:
 
 
 def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit: float | None = None,
-       keep: bool = False, cold: bool = False, start: str | None = None, passing: bool = False) -> Lab:
+       keep: bool = False, cold: bool = False, start: str | None = None, once: bool = False) -> Lab:
     """Bring a lab up and return when it serves; one that is up already is left as it is.
 
-    It starts from the checkpoint `start` or, unless `cold`, from how it was saved when it first served; otherwise it
-    boots. `limit` (seconds) replaces every readiness gate's deadline; with `keep` a lab that failed stays for a look;
-    nothing is saved of one that is only `passing`.
+    It starts from the checkpoint `start` or, unless `cold` or `once`, from how it was saved when it first served;
+    otherwise it boots, and is saved unless `once`. `limit` (seconds) replaces every readiness gate's deadline; with
+    `keep` a lab that failed stays for a look.
     Raises LabError; whatever was made by then is gone again.
     """
     with locked(plan.lab):
@@ -59,9 +59,9 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
                 lab.provider.create_network(network_xml(plan, network, lab.room.own_bridges))
             if source:
                 rewind.start(lab, source, progress, limit)
-            elif cold or host or passing or not rewind.start_configured(lab, progress, limit):
+            elif cold or host or once or not rewind.start_configured(lab, progress, limit):
                 _boot(lab, image, progress, limit)
-                if not host and not passing:
+                if not host and not once:
                     rewind.keep_configured(lab, progress)
             lab.save(lab.record.model_copy(update={"ready": True}))
         except BaseException as error:

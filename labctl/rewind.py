@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
-from labctl import checkpoint, paths, store
+from labctl import checkpoint, keys, paths, store
 from labctl.checkpoint import Checkpoint
 from labctl.domain import Disks, domain_xml
 from labctl.errors import LabError
@@ -138,28 +138,37 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
     _must_fit(lab, saved)
     checkpoint.verify(saved, home, lab.plan.nodes)
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
-    checkpoint.bring_keys(home, lab.directory)
-    lab.write_access()
+    _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
 
 
 def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: Progress) -> None:
     home, saved = source
+    everything = len(nodes) == len(lab.plan.nodes)
     with locked(lab.name):
         _must_fit(lab, saved)
+        if not everything and keys.read(home / "keys", lab.plan) != keys.read(lab.directory / "keys", lab.plan):
+            raise LabError(f"What is saved of the lab '{lab.name}' is of an earlier start, when it had other keys.",
+                           hint=f"'labctl reset {lab.name}' resets all of it.")
         checkpoint.verify(saved, home, nodes)
         # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
         lab.save(lab.record.model_copy(update={"ready": False}))
         with ThreadPoolExecutor() as pool:
             list(pool.map(lab.crash, nodes))
-        if len(nodes) == len(lab.plan.nodes):
+        if everything:
             shutil.rmtree(lab.directory / "disks", ignore_errors=True)
+            _bring_keys(home, lab)
         try:
             _wake(lab, saved, home, nodes, progress)
         except LabError as error:
             error.hint = error.hint or f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
             raise
         lab.save(lab.record.model_copy(update={"ready": True}))
+
+
+def _bring_keys(home: Path, lab: Lab) -> None:
+    checkpoint.bring_keys(home, lab.directory)
+    lab.write_access()
 
 
 def _must_fit(lab: Lab, saved: Checkpoint) -> None:
@@ -219,8 +228,8 @@ def _no_checkpoint(lab: str | None, name: str) -> LabError:
 def _configured(plan: Plan) -> Path:
     """Where a lab is kept as it was when it first served: one place for each first boot, whatever its keys."""
     nobody = KeyPair("", "")
-    keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
-    seeds = "".join(text for node in plan.nodes for text in files(plan, node, keys).values())
+    no_keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
+    seeds = "".join(text for node in plan.nodes for text in files(plan, node, no_keys).values())
     return paths.warm() / f"{plan.lab}.{hashlib.sha256(seeds.encode()).hexdigest()[:16]}"
 
 

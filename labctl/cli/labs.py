@@ -55,6 +55,9 @@ def up(
         "--keep", envvar="LABCTL_KEEP", help="Leave a lab that failed as it is, to look into it.")] = False,
     cold: Annotated[bool, typer.Option(
         "--cold", envvar="LABCTL_COLD", help="Boot, also where the lab was saved when it first served.")] = False,
+    once: Annotated[bool, typer.Option(
+        "--once", envvar="LABCTL_ONCE",
+        help="Boot, and save nothing for 'reset' and for the next start, as in CI.")] = False,
     start: Annotated[str | None, typer.Option(
         "--from", metavar="CHECKPOINT", help="Start from a checkpoint of yours.", autocompletion=checkpoint_names,
         show_default=False)] = None,
@@ -65,7 +68,8 @@ def up(
     with progress_of(planned.nodes) as progress:
         if remark:
             progress.say(remark)
-        started = lifecycle.up(planned, chosen, host, progress, limit=timeout, keep=keep, cold=cold, start=start)
+        started = lifecycle.up(planned, chosen, host, progress, limit=timeout, keep=keep, cold=cold, start=start,
+                               once=once)
     suffix = "" if len(lab.names()) == 1 else f" {started.name}"
     say_next(f"\nThe lab '{started.name}' serves. Next:", {
         f"labctl test{suffix}": "check that it does what it should",

@@ -95,8 +95,8 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[
     def pretend(say: Callable[[Sequence[Probe]], str]) -> list[str]:
         history: list[str] = []
 
-        def up(planned: object, *_: object, passing: bool) -> SimpleNamespace:
-            history.append("up" if passing else "up, and saved")
+        def up(planned: object, *_: object, once: bool) -> SimpleNamespace:
+            history.append("up" if once else "up, and saved")
             return SimpleNamespace(
                 plan=planned, name="doctor", patience=0.001, room=SimpleNamespace(console=lambda _: console),
                 ssh=SimpleNamespace(do=lambda *_: say(asked("debian-12"))))

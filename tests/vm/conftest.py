@@ -33,11 +33,21 @@ PATIENCE = 1 if not accel.kvm_problem() else 10
 ROOT = Path(__file__).parents[2]
 SHARED = ["lvs-dr-keepalived", "lvs-dr"]
 """The labs that are up for the whole session; they have the same addresses."""
+RESET = [*SHARED, "nginx-heartbeat"]
+"""The labs that tests put back to how they were, and that are therefore saved."""
 USERS_OF_SHARED = ("test_lifecycle", "test_reset", "test_one_node_is_reset")
 OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies").glob("*.yaml"))}
 """Topologies that are in no shipped file."""
 LABS = [*SHARED, *(name for name in catalog.names() if name not in SHARED), *OWN]
 
+
+SOLO = """\
+title: A machine by itself
+networks:
+  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
+nodes:
+  web: { lan: 10.10.10.11, memory: 256 }
+"""
 
 TINY = """\
 title: A web server and its client
@@ -122,6 +132,14 @@ def tiny(tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.fixture
+def solo(tmp_path: Path) -> str:
+    """A topology of one small node, for what is not about services."""
+    file = tmp_path / "solo.yaml"
+    file.write_text(SOLO)
+    return str(file)
+
+
 @pytest.fixture(scope="session")
 def image() -> store.Image:
     """The image that all labs run on; scripts/test has built it."""
@@ -145,7 +163,7 @@ def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
             (paths.cache() / shared).mkdir(exist_ok=True)
             (cache / "labctl" / shared).symlink_to(paths.cache() / shared)
         command = Labctl({"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "XDG_CACHE_HOME": str(cache),
-                          "LABCTL_GUEST": GUEST}, {"state": base, "runtime": runtime})
+                          "LABCTL_GUEST": GUEST, "LABCTL_ONCE": "1"}, {"state": base, "runtime": runtime})
         made.append(command)
         return command
 
@@ -171,7 +189,7 @@ def labs(make_labctl: Callable[[], Labctl]) -> Labctl:
 def shared(labs: Labctl) -> Labctl:
     """The same with the shared labs up."""
     for name in SHARED:
-        labs("up", name, timeout=120 * PATIENCE, alone=True)
+        labs("up", name, timeout=120 * PATIENCE, alone=True, LABCTL_ONCE="0")
     return labs
 
 
@@ -187,7 +205,8 @@ def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
         return
     for row in labs.json("list"):  # The shared ones come first, and machines cost something also when they are idle.
         labs("down", row["lab"])
-    labs("up", str(OWN.get(name, name)), timeout=180 * PATIENCE, alone=True)
+    once = str(int(name not in RESET))
+    labs("up", str(OWN.get(name, name)), timeout=180 * PATIENCE, alone=True, LABCTL_ONCE=once)
     yield name
     labs("down", name)
     assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []

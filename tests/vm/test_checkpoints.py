@@ -26,6 +26,13 @@ WRECKS = {
 """What students do: wrong routes and no configuration, a kernel panic, no system at all, a machine that is off."""
 
 
+@pytest.fixture
+def labctl(labctl: Labctl) -> Labctl:
+    """One that saves what it starts."""
+    del labctl.environment["LABCTL_ONCE"]
+    return labctl
+
+
 def seconds_off(labctl: Labctl, node: str) -> float:
     """How far a node's clock is from the physical machine's."""
     before = time.time()
@@ -143,7 +150,8 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     images = tmp_path / "data/labctl"
     images.mkdir(parents=True)
     (images / "images").symlink_to(paths.images())
-    labctl("up", tiny, **data)
+    labctl("up", tiny, "--once", **data)
+    assert "is not known" in labctl("reset", code=2, **data).err
     labctl("exec", "web", "sh", "-c", "echo one >/root/one; sync", **data)
     labctl("checkpoint", "save", "one", "--note", "with a file", **data)
     assert "has a checkpoint 'one' already" in labctl("checkpoint", "save", "one", code=2, **data).err
@@ -158,6 +166,11 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     assert row["size"] > 50_000_000
     assert "no checkpoint 'on'. Did you mean 'one'" in re.sub(
         r"\s+", " ", labctl("up", tiny, "--from", "on", code=2, **data).err)
+    # Machines that know other keys than those that are up.
+    labctl("up", tiny, "--once", **data)
+    labctl("checkpoint", "restore", "one", **data)
+    assert labctl("exec", "web", "ls", "/root", **data).out == "one\n"
+    labctl("down", **data)
     labctl("up", tiny, "--from", "one", **data)
     assert labctl("exec", "web", "cat", "/root/one", **data).out == "one\n"
     # What it is based on may go while it is up: its files are its own.

@@ -23,20 +23,20 @@ STAGES = {
 
 @pytest.mark.vm
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_fails(stage: str, labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+def test_a_stage_fails(stage: str, labctl: Labctl, solo: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / STAGES[stage]
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'broken for the test' >&2\nexit 1\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    result = labctl("up", tiny, "--accel", "tcg", code=2, PATH=f"{program.parent}:{os.environ['PATH']}")
+    result = labctl("up", solo, "--accel", "tcg", code=2, PATH=f"{program.parent}:{os.environ['PATH']}")
     assert result.err.count("Traceback") == 0
     assert "labctl: " in result.err
     assert labctl.leftovers() == []
 
 
 @pytest.mark.vm
-def test_a_guest_that_never_boots(labctl: Labctl, tiny: str) -> None:
-    result = labctl("up", tiny, "--timeout", "4", code=2)
+def test_a_guest_that_never_boots(labctl: Labctl, solo: str) -> None:
+    result = labctl("up", solo, "--timeout", "4", code=2)
     assert "did not pass the gate 'ssh'" in result.err
     assert "The end of its console:" in result.err
     assert labctl.leftovers() == []
@@ -44,8 +44,8 @@ def test_a_guest_that_never_boots(labctl: Labctl, tiny: str) -> None:
 
 @pytest.mark.vm
 @pytest.mark.parametrize("moment", ["at once", "defined", "booting"])
-def test_ctrl_c(moment: str, labctl: Labctl, tiny: str) -> None:
-    process = labctl.start("up", tiny, "--accel", "tcg")
+def test_ctrl_c(moment: str, labctl: Labctl, solo: str) -> None:
+    process = labctl.start("up", solo, "--accel", "tcg")
     assert process.stderr is not None
     if moment == "at once":
         time.sleep(1)
@@ -60,9 +60,9 @@ def test_ctrl_c(moment: str, labctl: Labctl, tiny: str) -> None:
 
 
 @pytest.mark.vm
-def test_killed_on_the_way_up(labctl: Labctl, tiny: str) -> None:
+def test_killed_on_the_way_up(labctl: Labctl, solo: str) -> None:
     """Nothing can be cleaned up then; the next up does it."""
-    process = labctl.start("up", tiny)
+    process = labctl.start("up", solo)
     assert process.stderr is not None
     for line in process.stderr:
         if "booting" in line:
@@ -70,16 +70,16 @@ def test_killed_on_the_way_up(labctl: Labctl, tiny: str) -> None:
     process.kill()
     process.communicate()
     assert labctl.json("list")[0]["state"] == "not ready"
-    assert "making it anew" in labctl("up", tiny).err
+    assert "making it anew" in labctl("up", solo).err
     labctl("down")
     assert labctl.leftovers() == []
 
 
 @pytest.mark.vm
-def test_the_room_dies(labctl: Labctl, tiny: str) -> None:
+def test_the_room_dies(labctl: Labctl, solo: str) -> None:
     """As at a restart of the physical machine."""
-    labctl("up", tiny)
-    pid = int((labctl.directories["state"] / "labctl/labs/tiny/room.pid").read_text().split()[0])
+    labctl("up", solo)
+    pid = int((labctl.directories["state"] / "labctl/labs/solo/room.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
     time.sleep(1)
     assert labctl.json("status")["state"] == "gone"
@@ -89,17 +89,17 @@ def test_the_room_dies(labctl: Labctl, tiny: str) -> None:
 
 
 @pytest.mark.vm
-def test_no_image(labctl: Labctl, tiny: str) -> None:
-    result = labctl("up", tiny, "--guest", "centos-7", code=2, XDG_DATA_HOME=str(labctl.directories["state"] / "empty"))
+def test_no_image(labctl: Labctl, solo: str) -> None:
+    result = labctl("up", solo, "--guest", "centos-7", code=2, XDG_DATA_HOME=str(labctl.directories["state"] / "empty"))
     assert "There is no image of 'centos-7' in the store" in result.err
     assert "image build debian-12" in result.err
     assert labctl.leftovers() == []
 
 
 @pytest.mark.vm
-def test_not_enough_memory(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+def test_not_enough_memory(labctl: Labctl, solo: str, tmp_path: Path) -> None:
     greedy = tmp_path / "greedy.yaml"
-    greedy.write_text(Path(tiny).read_text().replace("256", "65536"))
+    greedy.write_text(Path(solo).read_text().replace("256", "131072"))
     result = labctl("up", str(greedy), code=2)
     assert "needs 131" in result.err
     assert "MiB of memory" in result.err
@@ -107,16 +107,16 @@ def test_not_enough_memory(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-def test_not_enough_disk(labctl: Labctl, tiny: str) -> None:
-    """On a file system of its own that is too small for two disks."""
+def test_not_enough_disk(labctl: Labctl, solo: str) -> None:
+    """On a file system of its own that is too small for its disk."""
     state = labctl.directories["state"]
-    command = labctl.command("up", tiny)
+    command = labctl.command("up", solo)
     user = [] if os.getuid() == 0 else ["--map-root-user"]
     result = subprocess.run(
         ["unshare", "-m", *user, "sh", "-c", f'mount -t tmpfs -o size=200m tmpfs {state} && exec "$@"', "sh", *command],
         env={**os.environ, **labctl.environment}, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
     assert result.returncode == 2, result.stderr
-    assert "needs 800 MiB of disk" in result.stderr
+    assert "needs 400 MiB of disk" in result.stderr
     assert labctl.leftovers() == []
 
 
@@ -147,17 +147,17 @@ def test_mirror_unreachable(labctl: Labctl, tmp_path: Path) -> None:
 
 
 @pytest.mark.vm
-def test_a_memory_that_is_damaged(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
+def test_a_memory_that_is_damaged(labctl: Labctl, solo: str, tmp_path: Path) -> None:
     """Nodes boot instead, and the next lab has a memory again."""
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    labctl("up", tiny, "--accel", "tcg", **cache)
+    labctl("up", solo, "--accel", "tcg", **cache)
     labctl("down")
     for memory in (tmp_path / "cache").glob("labctl/boot/*/memory"):
         memory.chmod(0o600)
         with memory.open("r+b") as file:
             file.truncate(memory.stat().st_size // 2)
-    result = labctl("up", tiny, "--accel", "tcg", "--cold", **cache)
+    result = labctl("up", solo, "--accel", "tcg", "--cold", **cache)
     assert "could not start from memory, and boots" in result.err
-    labctl("test", "tiny", "-k", "own_page")
+    labctl("test", "solo", "-k", "addresses")
     labctl("down")
     assert labctl.leftovers() == []
