@@ -77,8 +77,7 @@ def _commands(plan: Plan, node: PlannedNode) -> list[str]:
     the script stops at the first and says on the console which step it was in."""
     commands = [
         "set -e",
-        # Under TCG a reload costs seconds. The files of all steps are there by now, so that one serves them all.
-        "systemctl daemon-reload",
+        # Under TCG a reload costs seconds. systemd reads a unit that it does not know yet without one, and all are new.
         "systemctl() { command systemctl --no-reload \"$@\"; }",
         f"mkdir -p {MARKERS}",
         f"""trap 'test $? = 0 || echo "labctl: the step {node.name}/$step failed" >/dev/console' EXIT""",

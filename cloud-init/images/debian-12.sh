@@ -36,6 +36,7 @@ noise="
   modprobe@loop.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount
   dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount
   sys-kernel-debug.mount sys-kernel-tracing.mount systemd-journal-flush.service
+  kmod-static-nodes.service systemd-fsck-root.service systemd-sysusers.service
   systemd-networkd-wait-online.service systemd-pstore.service systemd-update-utmp.service
   systemd-update-utmp-runlevel.service ifupdown-pre.service"
 
