@@ -35,11 +35,12 @@ _VERSION = {
     "debian": "dpkg-query -W -f '${{Version}}' {} | sed 's/^[0-9]*://'",
     "redhat": "rpm -q --qf '%{{VERSION}}' {}",
 }
-_SOURCES = {
+SOURCES = {
     "debian": ("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep '^[^#]'",
                "deb [trusted=yes] file:/mnt/cdrom ./"),
     "redhat": ("ls /etc/yum.repos.d", "media.repo"),
 }
+"""How the package sources of a family show, and what the only one looks like."""
 _LISTENS = "nginx -T 2>/dev/null | grep -q '^[[:space:]]*listen'"
 
 
@@ -103,7 +104,7 @@ def _system() -> Iterator[Probe]:
 
 
 def _packages(guest: Guest) -> Iterator[Probe]:
-    command, expected = _SOURCES[guest.family]
+    command, expected = SOURCES[guest.family]
     yield Probe("package sources", command, expected)
     yield Probe("a package that is not installed", f"({guest.facts['find_package']}) >/dev/null && echo found", "found")
 
