@@ -64,9 +64,8 @@ _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
         (name, node) for name, service in _services(plan, NginxVhosts) for node in service.nodes],
     "vhost": lambda plan: [(name, node, host) for name, service in _services(plan, NginxVhosts)
                            for node in service.nodes for host in service.vhosts],
-    "shared_vhost": lambda plan: [
-        (name, node, host) for name, service in _services(plan, NginxVhosts) for node in service.nodes
-        for host, servers in service.vhosts.items() if len(servers) > 1],
+    "shared_vhost": lambda plan: [(name, host) for name, service in _services(plan, NginxVhosts)
+                                  for host, servers in service.vhosts.items() if len(servers) > 1],
     "proxied": lambda plan: [
         name for name, service in _services(plan, Ipvs)
         if service.health and len(service.real_servers) > 1 and any(

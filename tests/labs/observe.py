@@ -5,6 +5,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -231,21 +232,26 @@ class Observer:
     def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
         """Capture at each node's interface what matches the tcpdump expression; filled in at the end of the block."""
         frames: dict[str, list[Frame]] = {name: [] for name in points}
-        for name, interface in points.items():
+
+        def begin(name: str) -> None:
             self.host(name).run(
                 "rm -f /tmp/labctl-capture*; nohup timeout 60 tcpdump -i %s -e -n -l -s 160 %s "
-                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &", interface, expression)
-        for name in points:
+                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &", points[name], expression)
             ready = "for i in $(seq 100); do grep -q listening /tmp/labctl-capture.err && exit; sleep 0.2; done; exit 1"
             if self.host(name).run(ready).rc:
                 raise RuntimeError(f"tcpdump does not start on '{name}'")
-        try:
-            yield frames
-        finally:
-            for name in points:
-                output = self.host(name).run("pkill -INT tcpdump; sleep 0.5; cat /tmp/labctl-capture; "
-                                             "rm -f /tmp/labctl-capture*").stdout
-                frames[name] += [_frame(match) for match in map(_FRAME.search, output.splitlines()) if match]
+
+        def end(name: str) -> None:
+            output = self.host(name).run("pkill -INT tcpdump; sleep 0.5; cat /tmp/labctl-capture; "
+                                         "rm -f /tmp/labctl-capture*").stdout
+            frames[name] += [_frame(match) for match in map(_FRAME.search, output.splitlines()) if match]
+
+        with ThreadPoolExecutor() as pool:
+            try:
+                list(pool.map(begin, points))
+                yield frames
+            finally:
+                list(pool.map(end, points))
 
     # ---- Time without service -----------------------------------------------------------------------------------
 

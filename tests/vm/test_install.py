@@ -45,10 +45,11 @@ def test_a_bundle_sets_up_a_machine_without_a_network(labctl: Labctl, image: sto
     classroom.mkdir()
 
     def without_network(*words: str | Path) -> str:
-        user = [] if os.getuid() == 0 else ["--map-root-user"]
+        user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
         result = subprocess.run(
             ["unshare", *user, "-n", *words], cwd=classroom, capture_output=True, text=True, check=False,
-            env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin", "HOME": str(classroom)})
+            env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin", "HOME": str(classroom),
+                 **labctl.environment})
         assert result.returncode == 0, result.stderr
         return result.stdout
 
@@ -57,4 +58,6 @@ def test_a_bundle_sets_up_a_machine_without_a_network(labctl: Labctl, image: sto
     there = classroom / "labctl/bin/labctl"
     assert f"digest: {image.manifest.digest}" in without_network(there, "image", "inspect", GUEST)
     assert (classroom / ".local/share/labctl/images" / GUEST).is_symlink()
-    assert "httpd" in without_network(there, "plan", "exam")
+    without_network(there, "up", "exam")
+    assert "1 passed" in without_network(there, "test", "-k", "own_page")
+    without_network(there, "down")

@@ -24,6 +24,14 @@ def test_up_twice_changes_nothing(shared: Labctl) -> None:
 
 
 @pytest.mark.vm
+def test_what_the_image_lacks_is_installed_from_its_disk(shared: Labctl) -> None:
+    install = "apt-get -qq update; apt-get -qq -y -s install gcc; apt-get -qq -y install lrzsz >&2; rz --version"
+    said = shared("exec", "lvs-dr/client", "sh", "-ec", install).out
+    assert "Inst gcc " in said
+    assert "lrzsz" in said
+
+
+@pytest.mark.vm
 def test_another_plan_under_the_same_name_is_refused(shared: Labctl, tiny: str) -> None:
     assert "made from another topology" in shared("up", tiny, "--name", "lvs-dr", code=2).err
     assert "or --set" in shared("up", "lvs-dr", "--set", "services.web.scheduler=wrr", code=2).err
