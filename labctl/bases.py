@@ -144,7 +144,7 @@ def remove(name: str) -> bool:
 def _sources(guest: Guest) -> list[Source]:
     if not guest.sources:
         raise LabError(f"There is nothing to pull or import for '{guest.name}'.",
-                       hint=f"'labctl image build {guest.name}' makes its image." if guest.recipe else "")
+                       hint=f"'labctl image build {guest.name}' makes its image.")
     return guest.sources
 
 

@@ -44,9 +44,9 @@ class Guest(Model):
     """MiB for a node that does not say otherwise."""
     tcg_cpu: Line
     """The CPU model under TCG; a plain one boots faster than `max`."""
-    recipe: Line | None = None
+    recipe: Line
     """The script in cloud-init/images that builds the image: where there are sources, in a machine on one of them."""
-    packages: Line | None = Field(default=None, exclude=True)
+    packages: Line = Field(exclude=True)
     """URL of the distributor's package mirror, which the recipe installs from."""
     sources: list[Source] = Field(default=[], exclude=True)
     """Where the distributor's image can be had, the best first. Not exported: a plan and its digest go without it."""
@@ -67,7 +67,7 @@ def names() -> list[str]:
 
 def buildable() -> Guest:
     """A guest whose image labctl can build of packages alone."""
-    return next(guest for guest in map(load, names()) if guest.recipe and not guest.sources)
+    return next(guest for guest in map(load, names()) if not guest.sources)
 
 
 def load(name: str) -> Guest:

@@ -122,7 +122,7 @@ def find(name: str) -> Image:
 def current(guest: Guest) -> Image:
     """The image that a guest's steps are made for. Raises LabError if there is none, or one of another recipe."""
     image = find(guest.name)
-    if guest.recipe and image.manifest.recipe_sha256 != _recipe_digest(IMAGES / guest.recipe, image.manifest.base):
+    if image.manifest.recipe_sha256 != _recipe_digest(IMAGES / guest.recipe, image.manifest.base):
         raise LabError(f"The image of '{guest.name}' was built by another version of its recipe.",
                        hint=f"'labctl image build {guest.name}' makes it anew.")
     return image
@@ -134,16 +134,14 @@ def build(guest: Guest, mirror: str | None, log: Path, in_use: Collection[str], 
 
     Packages are from `mirror`, or else from the distributor, and from the installation disc `iso` as far as it has
     them. What the recipe prints goes to `log`, and how it goes to `say`. Images whose digest is in `in_use` are kept.
-    Raises LabError if the guest has no recipe or lacks its base, if the disc is of another release, and if the recipe
+    Raises LabError if the guest lacks its base, if the disc is of another release, and if the recipe
     fails; the store is then as it was.
     """
-    if guest.recipe is None:
-        raise LabError(f"labctl has no recipe to build an image of '{guest.name}'.", hint=_how_to_get(guest.name))
     recipe = IMAGES / guest.recipe
     base = bases.find(guest.name) if guest.sources else None
     if iso:
         _check_iso(guest, iso)
-    mirror = (mirror or guest.packages or "").rstrip("/")
+    mirror = (mirror or guest.packages).rstrip("/")
     config.must_be_online(f"build an image from '{mirror}'")
     with _working() as (root, work):
         try:
@@ -201,15 +199,12 @@ def _open(link: Path) -> Image:
 def _how_to_get(name: str) -> str:
     if name not in guests.names():
         return did_you_mean(name, guests.names())
-    guest, base, instead = guests.load(name), bases.exists(name), guests.buildable()
-    if guest.recipe and (base or not guest.sources):
+    guest, instead = guests.load(name), guests.buildable()
+    if not guest.sources or bases.exists(name):
         return f"'labctl image build {name}' builds it."
     build = "" if exists(instead.name) else f"'labctl image build {instead.name}' builds one, then "
-    if guest.recipe:
-        return (f"'labctl image pull {name}' gets what it is made of, then 'labctl image build {name}' builds it. "
-                f"Or {build}'--guest {instead.name}' uses {instead.title} instead.")
-    remark = "labctl cannot make one of the base that is there yet. " if base else ""
-    return (f"{remark}{build}'--guest {instead.name}' (or 'guest: {instead.name}' in {paths.config_file()}) uses "
+    return (f"'labctl image pull {name}' gets what it is made of, then 'labctl image build {name}' builds it. "
+            f"Or {build}'--guest {instead.name}' (or 'guest: {instead.name}' in {paths.config_file()}) uses "
             f"{instead.title} instead.")
 
 

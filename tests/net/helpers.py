@@ -25,7 +25,7 @@ def put(guest: str = "debian-12", content: dict[str, bytes] = IMAGE) -> store.Im
     """An image in the store, of the guest's present recipe."""
     manifest = Manifest(
         guest=guest, built=datetime(2024, 1, 1, tzinfo=UTC),
-        recipe_sha256=files.sha256(IMAGES / (guests.load(guest).recipe or "debian-12.sh")),
+        recipe_sha256=files.sha256(IMAGES / (guests.load(guest).recipe)),
         files={name: ImageFile(sha256=digest(data), size=len(data)) for name, data in content.items()},
         packages={"curl": "7.88"})
     with store.receiving([manifest], []) as work:

@@ -109,17 +109,6 @@ def test_an_image_is_made_of_a_base(tmp_path: Path, image: bytes) -> None:
         f"'{file}' is no installation disc of CentOS 7.9 that labctl knows")
 
 
-@pytest.mark.usefixtures("guest")
-def test_a_base_that_labctl_has_no_recipe_for(tmp_path: Path, image: bytes) -> None:
-    file = tmp_path / "own.qcow2"
-    file.write_bytes(image)
-    typed("image", "import", "rocky-9", str(file))
-    error = refused("image", "build", "rocky-9")
-    assert error.message == "labctl has no recipe to build an image of 'rocky-9'."
-    assert error.hint.startswith("labctl cannot make one of the base that is there yet. ")
-    assert "--guest debian-12" in error.hint
-
-
 def test_a_guest_that_is_not_pulled(guest: Guest) -> None:
     assert guest.sources
     for words in (["pull", "debian-12"], ["import", "debian-12", "disk.qcow2"]):

@@ -305,7 +305,7 @@ def test_a_part_is_kept_where_the_rest_does_not_fit(
 
 
 def test_a_guest_without_sources(guest: Guest, mirror: Mirror) -> None:
-    error = refused(guest.model_copy(update={"sources": [], "recipe": "recipe.sh"}))
+    error = refused(guest.model_copy(update={"sources": []}))
     assert error.message == "There is nothing to pull or import for 'centos-7'."
     assert "labctl image build centos-7" in error.hint
     assert mirror.asked == []
