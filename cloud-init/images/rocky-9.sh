@@ -10,10 +10,10 @@
 packages="
   ipvsadm keepalived haproxy nginx httpd
   curl tcpdump iputils net-tools nmap-ncat traceroute ethtool bind-utils
-  iptables-nft ipset conntrack-tools psmisc procps-ng less nano vim-minimal python3"
+  iptables-nft ipset conntrack-tools psmisc procps-ng less nano vim-minimal python3
+  createrepo_c dnf-plugins-core"
 # What can be installed from the media: the labs' own packages, and what is installed by hand.
 media="ipvsadm keepalived haproxy nginx httpd gcc make lrzsz"
-tools="createrepo_c dnf-plugins-core"
 
 # The services that a lab switches on itself, and what only costs time in a guest that lives for an hour. NetworkManager
 # stays, as nothing else here sets addresses.
@@ -32,14 +32,14 @@ REPOSITORY
 done
 
 step 'Install the packages of the labs'
-run dnf -y install $packages $tools
+# curl takes the place of the curl-minimal that the image may have.
+run dnf -y install --allowerasing $packages
 
 step 'Make the package repository of the media disk'
 run mkdir -p "$out/repository"
 run dnf -y download --resolve --arch x86_64,noarch --destdir="$out/repository" $media
 for package in $media; do shell "ls $out/repository/$package-[0-9]*"; done
 run createrepo_c -q "$out/repository"
-run dnf -y remove $tools
 
 step 'Switch services off, and SELinux, which the labs do without'
 switch_off $services
