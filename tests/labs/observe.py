@@ -1,6 +1,5 @@
 """What can be observed in a lab: who answers, from which MAC address, for how long nobody; and whom to suspect."""
 
-import json
 import re
 import shlex
 import time
@@ -126,11 +125,12 @@ class Observer:
         first = self._fresh_ports(count)
         asking = self._asker("sample", address, port, host, REQUEST_SECONDS, source or "", first, count)
         lines = self.says(start or self.client_node.name, asking).splitlines()
-        return [Answer(status, page.strip()) for status, page in map(json.loads, lines)]
+        answers = [line.partition(" ") for line in lines]
+        return [Answer(int(status), page.encode().decode("unicode_escape").strip()) for status, _, page in answers]
 
     def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
         """The command by which a node runs the asker."""
-        words = [self.plan.guest.facts["python"], "-c", _ASKER, verb, address, port, host or address, *more]
+        words = [self.plan.guest.facts["python"], "-S", "-E", "-c", _ASKER, verb, address, port, host or address, *more]
         return shlex.join(map(str, words))
 
     def neighbour(self, node: str) -> str:

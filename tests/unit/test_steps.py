@@ -101,7 +101,8 @@ sync
 
 
 def test_a_step_is_taken_back_by_a_script() -> None:
-    assert undo_script(STEP) == "set -e\nrm -f /var/lib/labctl/steps/n\nrm -f /etc/x\nsysctl -a\nsync\n"
+    assert undo_script(STEP) == ('set -e\nsystemctl() { command systemctl "$@" --no-reload; }\n'
+                                 "rm -f /var/lib/labctl/steps/n\nrm -f /etc/x\nsysctl -a\nsync\n")
 
 
 @pytest.mark.parametrize("wrong", [
