@@ -46,7 +46,7 @@ class Guest(Model):
     """The CPU model under TCG; a plain one boots faster than `max`."""
     recipe: Line
     """The script in cloud-init/images that builds the image: where there are sources, in a machine on one of them."""
-    packages: Line = Field(exclude=True)
+    packages: str = Field(default="", exclude=True)
     """URL of the distributor's package mirror, which the recipe installs from."""
     sources: list[Source] = Field(default=[], exclude=True)
     """Where the distributor's image can be had, the best first. Not exported: a plan and its digest go without it."""

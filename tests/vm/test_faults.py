@@ -97,9 +97,9 @@ def test_no_image(labctl: Labctl, solo: str) -> None:
 
 
 @pytest.mark.vm
-def test_not_enough_memory(labctl: Labctl, solo: str, tmp_path: Path) -> None:
+def test_not_enough_memory(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     greedy = tmp_path / "greedy.yaml"
-    greedy.write_text(Path(solo).read_text().replace("256", "131072"))
+    greedy.write_text(Path(tiny).read_text().replace("256", "65536"))
     result = labctl("up", str(greedy), code=2)
     assert "needs 131" in result.err
     assert "MiB of memory" in result.err
