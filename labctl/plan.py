@@ -138,7 +138,7 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
         lab=lab,
         uuid=lab_uuid,
         # Where an image is from, and what it is asked, changes nothing in a lab.
-        guest=guest.model_copy(update={"sources": [], "packages": None, "isos": {}, "lacks": {}, "versions": {}}),
+        guest=guest.model_copy(update={"sources": [], "packages": "", "isos": {}, "lacks": {}, "versions": {}}),
         topology=topology,
         networks=[
             PlannedNetwork(name=name, bridge=f"lab{position}", subnet=network.subnet, host=network.host)
