@@ -48,7 +48,7 @@ def test_a_bundle_sets_up_a_machine_without_a_network(labctl: Labctl, image: sto
         user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
         result = subprocess.run(
             ["unshare", *user, "-n", *words], cwd=classroom, capture_output=True, text=True, check=False,
-            env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin", "HOME": str(classroom),
+            env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(classroom),
                  **labctl.environment})
         assert result.returncode == 0, result.stderr
         return result.stdout
