@@ -275,6 +275,11 @@ class Observer:
         finally:
             self.client.run("kill %s; rm -f /tmp/labctl-probe", pid)
 
+    def gap_until_it_serves(self, probes: Callable[[], list[tuple[float, bool]]]) -> float:
+        """The time without service, once five requests in a row have succeeded again."""
+        until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * self.lab.patience))
+        return longest_gap(probes())
+
     # ---- Whom to suspect -----------------------------------------------------------------------------------------
 
     def serving(self, node: str, port: int) -> list[Step]:

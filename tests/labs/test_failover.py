@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from observe import Observer, longest_gap
+from observe import Observer
 from testinfra.host import Host
 
 from labctl.lab import Lab
@@ -44,7 +44,7 @@ def test_clean_stop(floating: str, plan: Plan, host: Callable[[str], Host], obse
         with observer.probing(frontend) as probes:
             host(holder).check_output(f"systemctl stop {failover.unit}")
             taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-            gap = _gap_until_it_serves(probes, observer)
+            gap = observer.gap_until_it_serves(probes)
     finally:
         host(holder).check_output(f"systemctl start {failover.unit}")
     record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
@@ -64,7 +64,7 @@ def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer,
         with observer.probing(frontend) as probes:
             lab.crash(plan.node(holder))
             taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-            gap = _gap_until_it_serves(probes, observer)
+            gap = observer.gap_until_it_serves(probes)
     finally:
         if lab.states()[holder] != "running":
             lab.start(plan.node(holder))
@@ -169,12 +169,6 @@ def _somebody_else_takes_over(frontend: Frontend, failover: Failover, holder: st
         observer.blame(f"Nobody takes {frontend.address} over from '{holder}'.",
                        *(step for node in others for step in _steps(node, failover)))
     return takers[0]
-
-
-def _gap_until_it_serves(probes: Callable[[], list[tuple[float, bool]]], observer: Observer) -> float:
-    """The time without service, once five requests in a row have succeeded again."""
-    until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * observer.lab.patience))
-    return longest_gap(probes())
 
 
 def _ends_up_where_it_should(frontend: Frontend, failover: Failover, taker: str, observer: Observer) -> None:

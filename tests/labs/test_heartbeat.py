@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from balancing import frontend_of
-from observe import Observer, longest_gap
+from observe import Observer
 from testinfra.host import Host
 
 from labctl.services import Heartbeat
@@ -61,8 +61,7 @@ def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host
             if not until(lambda: observer.holders(frontend) == [peer], Deadline(allowed + 10)):
                 observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                                (node, "heartbeat/watch"))
-            until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * observer.lab.patience))
-            gap = longest_gap(probes())
+            gap = observer.gap_until_it_serves(probes)
     finally:
         host(node).check_output(f"systemctl start {unit}")
     record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
