@@ -32,7 +32,7 @@ def test_tcg_has_a_small_cache_and_a_plain_cpu(guest: str) -> None:
     root = xml(accel="tcg", guest=guest)
     assert root.get("type") == "qemu"
     assert (root.findtext("features/tcg/tb-cache"), attributes(root, "features/tcg/tb-cache")) == \
-        ("128", {"unit": "MiB"})
+        ("256", {"unit": "MiB"})
     assert root.findtext("cpu/model") == plan_of(guest=guest).guest.tcg_cpu
     assert attributes(root, "cpu")["mode"] == "custom"
 
@@ -50,6 +50,11 @@ def test_a_guest_with_a_kernel_boots_it_directly() -> None:
     assert (root.findtext("os/cmdline") or "").startswith("root=/dev/vda rw ")
     assert "\n" not in (root.findtext("os/cmdline") or "")
     assert root.find("os/boot") is None
+
+
+@pytest.mark.parametrize(("accel", "same"), [("tcg", True), ("kvm", False)])
+def test_only_under_tcg_programs_are_always_at_the_same_addresses(accel: domain.Accel, same: bool) -> None:
+    assert ("norandmaps" in (xml(DIRECT, accel).findtext("os/cmdline") or "").split()) is same
 
 
 def test_a_guest_without_a_kernel_boots_its_disk() -> None:
