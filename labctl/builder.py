@@ -39,6 +39,8 @@ _MAC = "52:54:00:00:02:0f"
 
 _USER_DATA = """\
 #!/bin/sh
+# With random addresses a program takes four times as long to start under TCG.
+echo 0 >/proc/sys/kernel/randomize_va_space
 setenforce 0 2>/dev/null
 mkdir /run/labctl
 mount LABEL=labctl /run/labctl
