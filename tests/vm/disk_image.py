@@ -9,11 +9,9 @@ import struct
 import subprocess
 from pathlib import Path
 
-from conftest import ROOT
-
 from labctl.store import Image
 
-_PROGRAMS = ROOT / ".venv/programs"
+_PROGRAMS = Path(__file__).parents[2] / ".venv/programs"
 """Where `scripts/setup --dev` unpacks GRUB, as far as it is not installed."""
 _BOOT = _PROGRAMS / "usr/lib/grub/i386-pc"
 _SECTOR = 512
@@ -46,8 +44,11 @@ write {work}/fstab /etc/fstab
 """
 
 
-def write(image: Image, kernel_arguments: str, target: Path) -> None:
-    """Write a bootable qcow2 of an image whose disk is one ext4 file system; cloud-init runs in it as ever."""
+def write(image: Image, kernel_arguments: str, target: Path, changes: str = "") -> None:
+    """Write a bootable qcow2 of an image whose disk is one ext4 file system; cloud-init runs in it as ever.
+
+    `changes` are more of debugfs's commands, for its file system.
+    """
     assert image.kernel and image.initrd
     work = target.with_suffix(".work")
     work.mkdir()
@@ -62,7 +63,7 @@ def write(image: Image, kernel_arguments: str, target: Path) -> None:
     (work / "partition.cpio").write_bytes(_cpio("init", _INIT.encode()))
     (work / "grub.cfg").write_text(_GRUB_CFG.format(arguments=kernel_arguments))
     (work / "fstab").write_text("LABEL=root / ext4 noatime 0 1\n")
-    (work / "changes").write_text(_CHANGES.format(work=work))
+    (work / "changes").write_text(_CHANGES.format(work=work) + changes)
     said = _run("debugfs", "-w", "-f", work / "changes", f"{raw}?offset={_FIRST * _SECTOR}")
     assert [line for line in said.splitlines() if line and not line.startswith(("debugfs", "Allocated inode: "))] == []
     with raw.open("r+b") as disk:
