@@ -8,6 +8,7 @@ else is there.
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,8 @@ class Peer:
     down: list[list[str]]
     address: Callable[[str], str | None]
     """Of a node, as soon as it has one."""
+    rights: str
+    """What its user needs on a machine, as its documentation has it."""
     ssh: list[str] = field(default_factory=list)
     """Options, where the sandbox's key and the user root do not do."""
     remarks: list[str] = field(default_factory=list)
@@ -158,6 +161,7 @@ class Row:
     """What was not there before `up`, and is there after the teardown."""
     shared: list[str]
     """What it adds, while it is up, to things of which a machine has one: network, firewall, system's libvirt."""
+    rights: str
     remarks: list[str]
 
 
@@ -188,10 +192,10 @@ def measure(sandbox: Sandbox, peer: Peer, nodes: list[str]) -> Row:
     teardown = time.monotonic() - down
     time.sleep(1)
     shared = Counter({thing: number for thing, number in (during - sandbox.bare).items()
-                      if not thing.startswith(("process qemu", "process ssh", "file ~", "network device vnet"))})
+                      if not thing.startswith(("process", "file ~", "network device vnet"))})
     return Row(peer.name, len(nodes), max(watch.reached for watch in watches) - start,
                max(watch.configured for watch in watches) - start, returned - start, teardown,
-               listed(sandbox.survey() - before), listed(shared), peer.remarks)
+               listed(sandbox.survey() - before), listed(shared), peer.rights, peer.remarks)
 
 
 class Watch(threading.Thread):
@@ -223,8 +227,8 @@ class Watch(threading.Thread):
         options = self._peer.ssh or ["-i", str(self._sandbox.key), "-o", "User=root", "-o", "StrictHostKeyChecking=no",
                                      "-o", "UserKnownHostsFile=/dev/null"]
         # An answer may be long in coming from a machine that boots on a busy one.
-        result = self._sandbox.call(["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o",
-                                     "ServerAliveInterval=5", *options, address, command])
+        result = self._sandbox.call(["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o",
+                                     "ServerAliveInterval=20", *options, address, command])
         self.said = f"ssh said: {result.stderr.strip()}"
         return not result.returncode
 
@@ -267,7 +271,7 @@ def main(about: str, bench: Callable[[Path, list[str]], list[Row]]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="peers-") as directory:
-        rows = bench(Path(directory), [f"n{number}" for number in range(1, arguments.nodes + 1)])
+        rows = bench(Path(directory), [f"node{number}" for number in range(1, arguments.nodes + 1)])
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
@@ -278,6 +282,7 @@ def main(about: str, bench: Callable[[Path, list[str]], list[Row]]) -> None:
               f"{row.teardown:.1f} s |")
     for row in rows:
         print(f"\n{row.name}")
+        print(f"  rights on a machine: {row.rights}")
         for title, things in (("left after teardown", row.left), ("shared with the machine while up", row.shared),
                               ("remarks", row.remarks)):
             print(f"  {title}:{'' if things else ' nothing'}")
@@ -286,8 +291,11 @@ def main(about: str, bench: Callable[[Path, list[str]], list[Row]]) -> None:
 
 
 def listed(things: Counter[str]) -> list[str]:
-    """Each thing, and how many of it there are."""
-    return [f"{thing}{f' × {number}' if number > 1 else ''}" for thing, number in sorted(things.items())]
+    """Each thing, and how many of it there are over all nodes."""
+    alike: Counter[str] = Counter()
+    for thing, number in things.items():
+        alike[re.sub(r"(domain-\d+-)?node\d+", "NODE", thing)] += number
+    return [f"{thing}{f' × {number}' if number > 1 else ''}" for thing, number in sorted(alike.items())]
 
 
 # ---- Small things -----------------------------------------------------------------------------------------

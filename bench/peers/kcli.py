@@ -23,6 +23,7 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
             up=["kcli", "create", "plan", "-f", "plan.yml", "bench"],
             down=[["kcli", "delete", "plan", "--yes", "bench"]],
             address=sandbox.address,
+            rights="group libvirt, or root",
             remarks=[
                 "'kcli create plan' returns when the machines have been started, and does not say when they are ready.",
                 "Its cloud-init disk is a SATA CD, which the image's kernel has no driver for; 'qemuextra' gives the "

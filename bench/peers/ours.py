@@ -29,6 +29,7 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
         return [measure(sandbox, Peer(
             name=f"labctl, {title}", up=words, down=[[*labctl, "down", LAB]],
             address=lambda node: node if ssh_config.exists() else None,
+            rights="none; an ordinary user needs subordinate ids",
             ssh=["-F", str(ssh_config)], remarks=[remark],
         ), nodes) for title, words, remark in (
             ("the first lab ever", up, "This boots a machine to keep its memory, from which nodes start, and saves the "

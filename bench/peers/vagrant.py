@@ -47,6 +47,7 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
             up=["vagrant", "up", "--provider", "libvirt"],
             down=[["vagrant", "destroy", "--force"]],
             address=sandbox.address,
+            rights="group libvirt, or root",
             remarks=[
                 "The image has no user 'vagrant' and no sudo: it logs in as root, with a key that the box has from "
                 "the beginning.",

@@ -25,6 +25,7 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
             up=["vl", "up"],
             down=[["vl", "down"]],
             address=addresses.get,
+            rights="root once, for its directory below /var/lib; then group libvirt",
             remarks=[
                 "'vl up' returns when something on each machine answers as SSH does; it waits for no configuration.",
                 "It takes what KVM it finds, and emulates only where libvirt knows of none.",
