@@ -23,9 +23,8 @@ from pathlib import Path
 
 from labctl import accel, guests, room, store
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests/vm"))
-import disk_image  # noqa: E402 (it is where the tests have it)
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests/vm"))
+import disk_image
 
 GUEST = "debian-12"
 MEMORY = 384
@@ -92,8 +91,9 @@ class Sandbox:
 
     def words(self, words: Iterable[str | Path]) -> list[str]:
         """A command as it is run inside, in the home directory there."""
-        return ["nsenter", "-t", str(self.init), "-n", "-m", "-p", "env", "-C", str(self.home), "-u", "XDG_CONFIG_HOME",
-                "-u", "XDG_CACHE_HOME", f"HOME={self.home}", f"TMPDIR={self.home}", *map(str, words)]
+        unset = [word for what in ("CONFIG", "CACHE", "STATE", "DATA") for word in ("-u", f"XDG_{what}_HOME")]
+        return ["nsenter", "-t", str(self.init), "-n", "-m", "-p", "env", "-C", str(self.home), *unset,
+                f"HOME={self.home}", f"TMPDIR={self.home}", *map(str, words)]
 
     def call(self, words: Iterable[str | Path]) -> subprocess.CompletedProcess[str]:
         """Run a command inside, to whatever end."""
@@ -245,7 +245,7 @@ def write_disk(target: Path, user_data: str | None = None) -> None:
     changes = ("symlink /etc/systemd/system/multi-user.target.wants/systemd-networkd.service "
                "/lib/systemd/system/systemd-networkd.service\n")
     if user_data is not None:
-        changes += "mkdir /var/lib/cloud/seed\nmkdir /var/lib/cloud/seed/nocloud\n"
+        changes += "".join(f"mkdir /var/lib/cloud{below}\n" for below in ("", "/seed", "/seed/nocloud"))
         files |= {"/var/lib/cloud/seed/nocloud/user-data": user_data,
                   "/var/lib/cloud/seed/nocloud/meta-data": "instance-id: box\n"}
     with tempfile.TemporaryDirectory() as directory:

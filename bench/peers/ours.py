@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from common import GUEST, ROOT, Peer, Row, Sandbox, main, measure
+from common import GUEST, Peer, Row, Sandbox, main, measure
 
 from labctl import paths
 
@@ -18,11 +18,14 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
     (sandbox.home / "lab.yaml").write_text(yaml.safe_dump({
         "title": "Machines with a page each",
         "networks": {"lan": {"subnet": "10.10.10.0/24", "host": "10.10.10.1"}},
-        "nodes": {node: {"lan": f"10.10.10.{10 + number}"} for number, node in enumerate(nodes)},
+        # One of them has to be the client; it serves its page like the others.
+        "nodes": {node: {"lan": f"10.10.10.{10 + number}", "client": node == nodes[-1]}
+                  for number, node in enumerate(nodes)},
         "services": {"apache": {"type": "httpd", "nodes": nodes}},
     }, sort_keys=False))
-    labctl = ["env", f"PYTHONPATH={ROOT}", f"XDG_RUNTIME_DIR={directory / 'run'}",
-              f"XDG_DATA_HOME={paths.images().parents[1]}", "-u", "XDG_STATE_HOME", sys.executable, "-m", "labctl"]
+    # The image store is the user's; everything else is the sandbox's.
+    labctl = ["env", f"XDG_RUNTIME_DIR={directory / 'run'}", f"XDG_DATA_HOME={paths.images().parents[1]}",
+              sys.executable, "-m", "labctl"]
     up = [*labctl, "up", "lab.yaml", "--name", LAB, "--guest", GUEST]
     ssh_config = sandbox.home / f".local/state/labctl/labs/{LAB}/ssh_config"
     with sandbox.open(libvirt=False):

@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 from common import CONFIGURE, MEMORY, PAGE, Peer, Row, Sandbox, main, measure, write_disk
 
-POOL = "/var/lib/virt-lightning/pool"
+UNLOCK = "usermod -p '*' root"
+"""Its cloud-init data lock the password of root, and an sshd without PAM, as the image has it, then refuses his key."""
 
 
 def bench(directory: Path, nodes: list[str]) -> list[Row]:
@@ -29,6 +30,8 @@ def bench(directory: Path, nodes: list[str]) -> list[Row]:
             remarks=[
                 "'vl up' returns when something on each machine answers as SSH does; it waits for no configuration.",
                 "It takes what KVM it finds, and emulates only where libvirt knows of none.",
+                "It has cloud-init lock root's password. The image's sshd would refuse him then, so a command on the "
+                "node unlocks it, and SSH works only once that has run.",
                 "The CPU model cannot be chosen: it is the host's.",
                 "Nothing checks that the machines do what they should.",
             ],
@@ -40,7 +43,7 @@ def machine(node: str, address: str) -> dict[str, object]:
     return {
         "name": node, "distro": "golden", "memory": MEMORY, "vcpus": 1, "networks": [{"ipv4": address}],
         "meta_data_media_type": "disk",
-        "runcmd": [f"echo {node} >{PAGE}", CONFIGURE],
+        "runcmd": [UNLOCK, f"echo {node} >{PAGE}", CONFIGURE],
     }
 
 
