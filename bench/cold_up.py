@@ -172,12 +172,12 @@ def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image,
     words = ["setpriv", "--pdeathsig", "KILL", emulator(), "-nodefaults", "-no-user-config",
              "-display", "none", "-machine", "pc", "-m", str(node.memory), "-smp", str(node.cpus)]
     if accelerator == "tcg":
-        words += ["-accel", "tcg,tb-size=128", "-cpu", planned.guest.tcg_cpu]
+        words += ["-accel", "tcg,tb-size=256", "-cpu", planned.guest.tcg_cpu]
     else:
         words += ["-accel", "kvm", "-cpu", "host"]
     if image.kernel and image.initrd:
-        words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd),
-                  "-append", " ".join(planned.guest.kernel_args.split())]
+        arguments = [*planned.guest.kernel_args.split(), *(["norandmaps"] if accelerator == "tcg" else [])]
+        words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(arguments)]
     words += ["-drive", f"file={directory / node.name}.qcow2,if=virtio,format=qcow2,cache=unsafe",
               "-drive", f"file={directory / node.name}.iso,if=virtio,format=raw,readonly=on"]
     for interface in node.interfaces:
