@@ -13,6 +13,7 @@ EMULATORS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 """QEMU's usual name, and where Enterprise Linux hides it."""
 _LIMIT = 2.0
 """Seconds; a working KVM needs a tenth of it. One that emulates every instruction is no acceleration."""
+_TCG_SLOWNESS = 8
 _PASSED = 85
 """QEMU's exit status when the guest writes 42 to isa-debug-exit: 2 × 42 + 1."""
 
@@ -47,6 +48,11 @@ def choose(wanted: str) -> tuple[Accel, str]:
     if wanted == "kvm":
         raise LabError(f"KVM does not work here: {problem}.", hint="'labctl doctor' says more; '--accel tcg' emulates.")
     return "tcg", f"KVM does not work here ({problem}); emulating with TCG, about ten times slower."
+
+
+def slowness(accel: Accel) -> int:
+    """How many times slower than with KVM a guest may be before we give up on it: a factor on deadlines."""
+    return 1 if accel == "kvm" else _TCG_SLOWNESS
 
 
 def kvm_problem() -> str:

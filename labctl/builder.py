@@ -32,7 +32,6 @@ _FREE_BYTES = 256 * 2**20
 """With less, the disk counts as full: QEMU would hold the machine still and wait for room."""
 _BEGIN_SECONDS = 120
 _END_SECONDS = 2400
-_TCG_PATIENCE = 8
 _ADDRESS, _GATEWAY, _RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
 """As in QEMU's user-mode network (its manual, 'Using the user mode network stack')."""
 _MAC = "52:54:00:00:02:0f"
@@ -84,7 +83,7 @@ def customise(guest: Guest, base: bases.Base, recipe: Path, environment: Mapping
     _overlay(base, machine)
     _work_disk(recipe, {**environment, **({"ISO": "/dev/disk/by-id/virtio-iso"} if iso else {})}, machine)
     (machine / "seed.iso").write_bytes(_seed(guest))
-    watch = Watch(guest, machine, log, console, 1 if accelerator == "kvm" else _TCG_PATIENCE, say)
+    watch = Watch(guest, machine, log, console, accel.slowness(accelerator), say)
     with log.open("ab") as output:
         status = run_script(_command(guest, machine, iso, accelerator, log, console), output, {}, watch)
     if status:

@@ -1,6 +1,7 @@
 """The user's settings file, and whether labctl may open connections."""
 
 import os
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -46,6 +47,12 @@ def load() -> Config:
             text = unknown if detail["type"] == "extra_forbidden" else f"{name}: {detail['msg']}."
             problems.append(Problem(document.line_of(detail["loc"]), text))
         raise InputError(path, problems) from None
+
+
+def must_reach(uri: str) -> None:
+    """Raise LabError where libvirt's URI `uri` is on another machine and the user wants no connections to any."""
+    if urlsplit(uri).netloc:
+        must_be_online(f"connect to '{uri}'")
 
 
 def must_be_online(what: str) -> None:

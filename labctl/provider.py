@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import libvirt
@@ -31,8 +30,7 @@ class Provider:
     """The domains, networks and volumes of the lab with this UUID, at one libvirt."""
 
     def __init__(self, uri: str, lab_uuid: str) -> None:
-        if urlsplit(uri).netloc:
-            config.must_be_online(f"connect to '{uri}'")
+        config.must_reach(uri)
         self._lab_uuid = lab_uuid
         self._storage = threading.RLock()  # Nodes start in threads; a pool takes one change at a time.
         # libvirt prints errors on its own; they are raised as well, and said once.

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labctl.accel import slowness
 from labctl.domain import Accel
 from labctl.errors import GateError
 from labctl.plan import Plan, PlannedNode
@@ -30,8 +31,6 @@ _ATTEMPT_SECONDS = 20
 """One question to a node over SSH."""
 _ASK_SECONDS = 0.25
 """Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
-_TCG_PATIENCE = 8
-"""How much slower than KVM a guest may be before we give up on it."""
 _CONSOLE_TAIL = 15
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
@@ -56,7 +55,7 @@ _FATAL = _CAUSES[:4]
 
 def patience(accel: Accel, nodes: int) -> float:
     """The factor on deadlines, for emulation and for more nodes than the processors take at once."""
-    return crowd(nodes) * (_TCG_PATIENCE if accel == "tcg" else 1)
+    return crowd(nodes) * slowness(accel)
 
 
 def crowd(nodes: int) -> float:

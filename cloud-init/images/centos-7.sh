@@ -247,8 +247,5 @@ datasource_list: [NoCloud]
 CLOUD
 shell 'rm -f /etc/sysconfig/network-scripts/ifcfg-eth* /etc/udev/rules.d/70-persistent-net.rules'
 
-step 'Write down what is installed, and leave no repository but that of the media disk'
-shell "rpm -qa --queryformat '%{NAME} %{VERSION}-%{RELEASE}\n' >$out/packages.txt"
-run rm -f /etc/yum.repos.d/*.repo
-run rm -rf /var/cache/yum
+only_media
 seal

@@ -51,6 +51,13 @@ switch_off() {
     for unit in "$@"; do shell "systemctl disable $unit 2>/dev/null || true"; done
 }
 
+# Where packages are RPMs: name them for labctl, and leave no repository but that of the media disk.
+only_media() {
+    step 'Write down what is installed, and leave no repository but that of the media disk'
+    shell "rpm -qa --queryformat '%{NAME} %{VERSION}-%{RELEASE}\\n' >$out/packages.txt"
+    shell 'rm -rf /etc/yum.repos.d/*.repo /var/cache/yum /var/cache/dnf'
+}
+
 # The last step: machines made of the image are not this one, and not each other.
 seal() {
     step 'Seal the image'

@@ -69,8 +69,5 @@ no-auto-default=*
 MANAGER
 shell 'rm -f /etc/sysconfig/network-scripts/ifcfg-eth* /etc/NetworkManager/system-connections/*'
 
-step 'Write down what is installed, and leave no repository but that of the media disk'
-shell "rpm -qa --queryformat '%{NAME} %{VERSION}-%{RELEASE}\n' >$out/packages.txt"
-run rm -f /etc/yum.repos.d/*.repo
-run rm -rf /var/cache/dnf
+only_media
 seal

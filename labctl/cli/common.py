@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -140,8 +139,8 @@ def say_next(done: str, commands: dict[str, str]) -> None:
 
 def must_be_open(found: lab.Lab) -> None:
     """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
-    if found.record.host and urlsplit(found.record.host).netloc:
-        config.must_be_online(f"connect to '{found.record.host}'")
+    if found.record.host:
+        config.must_reach(found.record.host)
     if not found.room.is_open():
         raise LabError(f"The lab '{found.name}' is gone; its machine was probably restarted.",
                        hint=f"'labctl down {found.name}' clears what is left, 'labctl up' starts it anew.")
