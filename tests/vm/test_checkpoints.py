@@ -84,13 +84,14 @@ def test_one_node_is_reset_where_that_is_sound(shared: Labctl) -> None:
 @pytest.mark.parametrize("lab", ["nginx-heartbeat"], indirect=True, scope="session")
 def test_heartbeat_takes_a_reset_for_no_silence(lab: str, labs: Labctl) -> None:
     def noticed() -> list[str]:
+        # Not by unit: what its scripts log may be read when they are gone, and is nobody's then.
         return [line for node in ("C7B1", "C7B2") for line in
-                labs("exec", f"{lab}/{node}", "journalctl", "-b", "-o", "cat", "-u", "heartbeat").out.splitlines()
-                if re.search(r"\bdead\b|[Ll]ate heartbeat|takeover|acquir|standby|releas", line)]
+                labs("exec", f"{lab}/{node}", "journalctl", "-b", "-o", "cat").out.splitlines()
+                if re.search(r"\bdead\b|late heartbeat|takeover|acqui|standby|releas", line, re.IGNORECASE)]
 
     labs("reset", lab)
     before = noticed()
-    assert any("acquir" in line for line in before)
+    assert any("acquisition complete" in line for line in before)
     labs("reset", lab)
     time.sleep(2 * DEADTIME)
     assert noticed() == before
