@@ -4,7 +4,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,19 +77,29 @@ class Gates:
         self._patience = patience(accel, len(plan.nodes))
         self._cancelled = threading.Event()
 
-    def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *, woken: bool = False) -> None:
+    def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *, woken: bool = False,
+                       start: Callable[[PlannedNode], None] | None = None, at_once: int | None = None) -> None:
         """Return once every node is configured and its units are up. Raises GateError for the first that fails.
 
         A node that still runs with one of the `past` boot ids has yet to go down. Nodes that are `woken` go on after
-        they were saved, and get the time of day.
+        they were saved, and get the time of day. A machine that does not run yet is brought up by `start`; no more than
+        `at_once` nodes are on their way at a time.
         """
         def wait_for(node: PlannedNode) -> None:
-            if woken:
-                self._wait_for_woken(node)
-            else:
-                self._wait_for_node(node, past)
+            if self._cancelled.is_set():
+                raise _Cancelled
+            try:
+                if start:
+                    start(node)
+                if woken:
+                    self._wait_for_woken(node)
+                else:
+                    self._wait_for_node(node, past)
+            except BaseException:
+                self._cancelled.set()  # Before this thread takes the next node.
+                raise
 
-        with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+        with ThreadPoolExecutor(max_workers=at_once or len(nodes)) as pool:
             futures = [pool.submit(wait_for, node) for node in nodes]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)

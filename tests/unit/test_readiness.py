@@ -149,6 +149,13 @@ def test_the_first_failure_is_told_and_not_that_the_others_were_called_off() -> 
         gates(None, {}).wait_for_nodes(plan.nodes)
 
 
+def test_machines_are_started_as_many_at_once_as_may_be_and_none_after_a_failure() -> None:
+    plan, started = plan_of(), list[str]()
+    with pytest.raises(GateError, match=f"'{plan.nodes[0].name}' did not pass the gate"):
+        gates(None, {}).wait_for_nodes(plan.nodes, start=lambda node: started.append(node.name), at_once=1)
+    assert started == [plan.nodes[0].name]
+
+
 def test_a_console_is_shown_by_its_last_lines_without_control_sequences(tmp_path: Path) -> None:
     log = tmp_path / "console.log"
     lines = [f"line {number}" for number in range(100)]
