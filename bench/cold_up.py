@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from labctl import accel, catalog, config, guests, paths, plan, seed, store
-from labctl.domain import Accel
+from labctl.domain import SAME_ADDRESSES, TB_CACHE_MIB, Accel
 from labctl.errors import LabError
 
 LAB = "bench"
@@ -172,11 +172,11 @@ def qemu_command(planned: plan.Plan, node: plan.PlannedNode, image: store.Image,
     words = ["setpriv", "--pdeathsig", "KILL", emulator(), "-nodefaults", "-no-user-config",
              "-display", "none", "-machine", "pc", "-m", str(node.memory), "-smp", str(node.cpus)]
     if accelerator == "tcg":
-        words += ["-accel", "tcg,tb-size=256", "-cpu", planned.guest.tcg_cpu]
+        words += ["-accel", f"tcg,tb-size={TB_CACHE_MIB}", "-cpu", planned.guest.tcg_cpu]
     else:
         words += ["-accel", "kvm", "-cpu", "host"]
     if image.kernel and image.initrd:
-        arguments = [*planned.guest.kernel_args.split(), *(["norandmaps"] if accelerator == "tcg" else [])]
+        arguments = [*planned.guest.kernel_args.split(), *([SAME_ADDRESSES] if accelerator == "tcg" else [])]
         words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(arguments)]
     words += ["-drive", f"file={directory / node.name}.qcow2,if=virtio,format=qcow2,cache=unsafe",
               "-drive", f"file={directory / node.name}.iso,if=virtio,format=raw,readonly=on"]

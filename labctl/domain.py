@@ -11,10 +11,10 @@ Accel: TypeAlias = Literal["kvm", "tcg"]
 
 NAMESPACE = "urn:labctl:lab"
 """Of the metadata by which labctl knows its own objects; nothing without it is ever touched."""
-_TB_CACHE_MIB = 256
+TB_CACHE_MIB = 256
 """TCG's translation cache: a start fills half of it. When it is full, all of it is thrown away. QEMU's default of 1 GiB
 makes a VM that has been busy for long three times as large."""
-_SAME_ADDRESSES = "norandmaps"
+SAME_ADDRESSES = "norandmaps"
 """A kernel argument. TCG knows code that it has translated by its virtual address. With random ones a program is
 translated anew at each of its starts: that takes four times as long, and fills the cache."""
 
@@ -78,13 +78,13 @@ def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str
         _sub(system, "kernel", str(disks.kernel))
         _sub(system, "initrd", str(disks.initrd))
         arguments = plan.guest.kernel_args.split()
-        _sub(system, "cmdline", " ".join([*arguments, _SAME_ADDRESSES] if accel == "tcg" else arguments))
+        _sub(system, "cmdline", " ".join([*arguments, SAME_ADDRESSES] if accel == "tcg" else arguments))
     else:
         _sub(system, "boot", dev="hd")
     features = _sub(root, "features")
     _sub(features, "acpi")
     if accel == "tcg":
-        _sub(_sub(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
+        _sub(_sub(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
         _sub(_sub(root, "cpu", mode="custom", match="exact"), "model", plan.guest.tcg_cpu, fallback="forbid")
     else:
         _sub(root, "cpu", mode="host-passthrough")
