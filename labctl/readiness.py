@@ -40,8 +40,9 @@ _STATUS, _RESULT = "/run/cloud-init/status.json", "/run/cloud-init/result.json"
 _SAY_RESULT = (f"if [ -e {_RESULT} ]; then tr -d '\\n' <{_RESULT}; echo; cat {CONFIGURED}; "
                f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; cat {CONFIGURED}; fi")
 """A shell command; cloud-init runs at a node's first boot only, and then has a status from before SSH is up."""
-_SET_CLOCK = "date -us @$(cat /sys/class/rtc/rtc0/since_epoch).5 >/dev/null"
+_SET_CLOCK = "read -r now </sys/class/rtc/rtc0/since_epoch; date -us @$now.5 >/dev/null"
 """The hardware's clock is right in a machine that goes on after it was saved; it counts whole seconds."""
+_HTTP_OK = "200"
 
 _CAUSES = (
     (r"labctl: the step (\S+) failed", "the step {0} failed"),
@@ -129,7 +130,7 @@ class Gates:
 
     def _wait_for_woken(self, node: PlannedNode) -> None:
         """The same gates by a single question: each one costs a machine that has just been restored half a second."""
-        said = self._reachable(node, (), f"{_SET_CLOCK}; {_SAY_RESULT}; {_say_units(node)}").splitlines()
+        said = self._reachable(node, (), f"{_SET_CLOCK}; {_SAY_RESULT}; {_say_still_up(node)}").splitlines()
         self._progress.passed(node.name, "ssh")
         self._judge_result(node, said[:2])
         self._progress.passed(node.name, "configured")
@@ -242,17 +243,19 @@ class Gates:
 
     def _answers(self, frontend: Frontend, client: PlannedNode) -> None:
         url = f"http://{frontend.address}:{frontend.port}/"
-        header = f"-H 'Host: {frontend.host}' " if frontend.host else ""
-        script = f"curl -s -o /dev/null -w '%{{http_code}}' --max-time 5 {header}{url} || true"
-        said = ""
+        # By hand: under TCG curl takes almost a second of the processor to start.
+        request = rf"GET / HTTP/1.0\r\nHost: {frontend.host or frontend.address}\r\n\r\n"
+        script = f"printf '{request}' | nc -w 5 {frontend.address} {frontend.port}"
+        status = ""
 
         def ok() -> bool:
-            nonlocal said
-            said = self._ssh.run(client.name, script, self._patience * _ATTEMPT_SECONDS).stdout.strip()
-            return said == "200"
+            nonlocal status
+            response = self._ssh.run(client.name, script, self._patience * _ATTEMPT_SECONDS).stdout
+            status = (response.split(maxsplit=2)[1:2] or [""])[0]
+            return status == _HTTP_OK
 
         if not until(ok, self._deadline(_SERVING_SECONDS)):
-            answer = "gets no answer" if said == "000" else f"gets HTTP status {said}"
+            answer = f"gets HTTP status {status}" if status else "gets no answer"
             raise GateError(f"The lab does not serve: '{client.name}' {answer} from {url}.",
                             hint=f"'labctl test {self._plan.lab}' finds out which step is wrong.")
 
@@ -293,6 +296,16 @@ class Gates:
 
 def _say_units(node: PlannedNode) -> str:
     return f"systemctl is-active {' '.join(node.units)} || true" if node.units else "true"
+
+
+def _say_still_up(node: PlannedNode) -> str:
+    """The same of units that were active already, without systemctl, whose start costs a third of a second under TCG.
+
+    systemd (since 235; with an older one nothing is said) has this link until a unit is inactive or failed: unit_notify
+    in its unit.c.
+    """
+    return "; ".join([*(f"[ -h /run/systemd/units/invocation:{unit}.service ] && echo active" for unit in node.units),
+                      "true"])
 
 
 class _Cancelled(Exception):

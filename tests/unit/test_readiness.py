@@ -129,9 +129,9 @@ def test_a_node_that_goes_on_gets_the_time_and_is_asked_once() -> None:
     ssh, passed = Woken(f"{result}active\nactive\n"), list[str]()
     gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], woken=True)
     assert len(ssh.scripts) == 1
-    assert ssh.scripts[0].startswith("date -us @$(cat /sys/class/rtc/rtc0/since_epoch)")
+    assert ssh.scripts[0].startswith("read -r now </sys/class/rtc/rtc0/since_epoch; date -us")
     assert passed == ["booting", "ssh", "configured", "units"]
-    ssh = Woken(f"{result}activating\nactive\n", "active\nactive\n")
+    ssh = Woken(f"{result}active\n", "active\nactive\n")
     gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
     assert ssh.answers == []
 
