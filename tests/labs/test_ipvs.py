@@ -198,7 +198,8 @@ def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observ
     units = _units(service, server, observer)
     # The script asks one server after the other.
     bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
-    if server not in observer.table(director, service):
+    # Another service's check may have stopped the same server just before.
+    if not until(lambda: server in observer.table(director, service), Deadline(bound)):
         blame_server(f"'{server}' is not in the table of '{director}' to begin with.", service, server, observer,
                      asked=False)
     suspect, = director_steps(service, director, "healthcheck")
