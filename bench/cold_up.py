@@ -268,7 +268,7 @@ def visit_lab(topology: Path, planned: plan.Plan, accelerator: Accel) -> Visit:
         environment = {"XDG_STATE_HOME": str(home / "state"), "XDG_RUNTIME_DIR": str(home / "run")}
         mounts = lab_mounts(home)
         try:
-            up = labctl("up", str(topology), "--name", LAB, "--guest", planned.guest.name,
+            up = labctl("up", str(topology), "--once", "--name", LAB, "--guest", planned.guest.name,
                         "--accel", accelerator, **environment)
             during = lab_processes(home)
             memory = resident_memory(during)

@@ -29,7 +29,7 @@ def main() -> int:
         environment = {"XDG_STATE_HOME": temporary, "XDG_RUNTIME_DIR": str(directory / "run"),
                        "LABCTL_GUEST": arguments.guest}
         for lab in arguments.labs:
-            cold, _, said = timed("up", lab, "--cold", **environment)
+            cold, _, said = timed("up", lab, "--once", **environment)
             before = time.monotonic()
             test = subprocess.run([sys.executable, "-m", "labctl", "test", lab], env={**os.environ, **environment},
                                   text=True, capture_output=True, check=False)

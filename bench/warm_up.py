@@ -7,6 +7,7 @@ IPVS director, real servers, a client.
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from statistics import median
 
 import yaml
+
+from labctl import paths
 
 LAB = "bench"
 
@@ -84,9 +87,15 @@ def measure(topology: str, guest: str, directory: Path, rounds: int) -> Figures:
     """All figures of one lab."""
     runtime = directory / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
-    environment = {"XDG_STATE_HOME": str(directory), "XDG_RUNTIME_DIR": str(runtime), "LABCTL_GUEST": guest}
+    cache = directory / "cache/labctl"
+    environment = {"XDG_STATE_HOME": str(directory), "XDG_RUNTIME_DIR": str(runtime),
+                   "XDG_CACHE_HOME": str(cache.parent), "LABCTL_GUEST": guest}
     up = ("up", topology, "--name", LAB)
-    labctl("gc", "--older-than", "0", **environment)
+    cache.mkdir(parents=True)
+    # What is saved of labs is the bench's own; what nodes start from, and what libvirt knows of QEMU, is the user's.
+    for shared in ("boot", "libvirt"):
+        (paths.cache() / shared).mkdir(parents=True, exist_ok=True)
+        (cache / shared).symlink_to(paths.cache() / shared)
     cold, all_of_it, _ = timed(*up, "--cold", **environment)
     resident, nodes = resident_memory(directory)
     warm, reset, down = [], [], []
@@ -97,15 +106,10 @@ def measure(topology: str, guest: str, directory: Path, rounds: int) -> Figures:
             sys.exit(f"warm_up: that was no warm start:\n{said}")
         warm.append(seconds)
         reset.append(timed("reset", LAB, **environment)[1])
-    kept = sum(file.stat().st_blocks * 512 for home in (cache() / "warm").glob(f"{LAB}.*") for file in home.rglob("*"))
+    kept = sum(file.stat().st_blocks * 512 for home in (cache / "warm").iterdir() for file in home.rglob("*"))
     labctl("down", LAB, **environment)
-    labctl("gc", "--older-than", "0", **environment)
+    shutil.rmtree(cache)
     return Figures(nodes, cold, all_of_it - cold, median(warm), median(reset), median(down), resident, kept / 2**20)
-
-
-def cache() -> Path:
-    """Where labs are kept as they first served."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labctl"
 
 
 def labctl(*words: str, **environment: str) -> str:
