@@ -42,7 +42,6 @@ _SAY_RESULT = (f"if [ -e {_RESULT} ]; then tr -d '\\n' <{_RESULT}; echo; cat {CO
 """A shell command; cloud-init runs at a node's first boot only, and then has a status from before SSH is up."""
 _SET_CLOCK = "read -r now </sys/class/rtc/rtc0/since_epoch; date -us @$now.5 >/dev/null"
 """The hardware's clock is right in a machine that goes on after it was saved; it counts whole seconds."""
-_HTTP_OK = "200"
 
 _CAUSES = (
     (r"labctl: the step (\S+) failed", "the step {0} failed"),
@@ -252,7 +251,7 @@ class Gates:
             nonlocal status
             response = self._ssh.run(client.name, script, self._patience * _ATTEMPT_SECONDS).stdout
             status = (response.split(maxsplit=2)[1:2] or [""])[0]
-            return status == _HTTP_OK
+            return status == "200"
 
         if not until(ok, self._deadline(_SERVING_SECONDS)):
             answer = f"gets HTTP status {status}" if status else "gets no answer"

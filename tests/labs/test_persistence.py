@@ -10,13 +10,14 @@ from observe import Connection, Observer
 from labctl.services import Ipvs
 
 _LONGEST_WAIT = 30
-"""Seconds; templates that live longer are only seen to count down."""
+"""Seconds; templates that live longer are only looked at once."""
 _SLACK = 6
 _PROLONGED = 60
 """Seconds; a template whose time is over while there is still a connection by it starts again with these
 (ip_vs_conn_expire in the kernel's ip_vs_conn.c)."""
 _FORGOTTEN = 12
-"""Seconds; within them the director has forgotten a connection that was reset: after 10 s, and some for timers."""
+"""Seconds; within them the director has forgotten a connection that was reset: after 10 s, and some for timers.
+Templates that live no longer do not end in time, and are only looked at once as well."""
 _RESET = ("import socket, struct; s = socket.socket(); s.bind(('{source}', 0)); "
           "s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); "
           "s.connect(('{address}', {port})); s.close()")
@@ -68,16 +69,16 @@ def test_templates(persistent_lab: list[str], observer: Observer) -> None:
             for name, service in list(waiting.items()):
                 assert service.persistence
                 timeout = service.persistence.timeout
-                longest = timeout if timeout > _FORGOTTEN else timeout + _PROLONGED
+                prolonged = timeout <= _FORGOTTEN and elapsed >= timeout - _SLACK
                 here = [entry for entry in templates if _is_template_of(entry, service)]
                 if not here and elapsed < timeout - _SLACK:
                     _blame(service, f"{elapsed:.0f} s after a request to {service.vip} the director has no template "
                                     f"for {source}, which should live for {timeout} s.", observer)
-                if here and (here[0].expires > longest or elapsed > longest + _SLACK):
+                if here and (here[0].expires > (_PROLONGED if prolonged else timeout) or elapsed > timeout + _SLACK):
                     _blame(service, f"{elapsed:.0f} s after its only request the template for {source} at "
-                                    f"{service.vip} lives for {here[0].expires} s more; it should live for {longest} s "
+                                    f"{service.vip} lives for {here[0].expires} s more; it should live for {timeout} s "
                                     "in all.", observer)
-                if not here or longest > _LONGEST_WAIT:
+                if not here or not _FORGOTTEN < timeout <= _LONGEST_WAIT:
                     del waiting[name]
             time.sleep(1)
 
