@@ -29,6 +29,10 @@ _UNITS_SECONDS = 30
 _SERVING_SECONDS = 30
 _ATTEMPT_SECONDS = 20
 """One question to a node over SSH."""
+_FETCH_SECONDS = 5
+"""One page from a VIP."""
+_END = "=end="
+"""Between answers."""
 _ASK_SECONDS = 0.25
 """Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
 _CONSOLE_TAIL = 15
@@ -37,9 +41,15 @@ BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 """A command; what it prints is another one after each boot."""
 
 _STATUS, _RESULT = "/run/cloud-init/status.json", "/run/cloud-init/result.json"
-_SAY_RESULT = (f"if [ -e {_RESULT} ]; then tr -d '\\n' <{_RESULT}; echo; cat {CONFIGURED}; "
-               f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; cat {CONFIGURED}; fi")
-"""A shell command; cloud-init runs at a node's first boot only, and then has a status from before SSH is up."""
+_AWAIT_RESULT = (f"i=0; while [ -e {_STATUS} ] && [ ! -e {_RESULT} ] && [ $i -lt 20 ]; "
+                 "do sleep 0.5; i=$((i + 1)); done; "
+                 f"if [ -e {_RESULT} ]; then cat {_RESULT} {CONFIGURED}; "
+                 f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; cat {CONFIGURED}; fi")
+"""A shell command that says what cloud-init has to say when it is done, and which plan's steps are done.
+
+cloud-init runs at a node's first boot only, and then has a status from before SSH is up. The command waits over there
+for a while, so that the guest is not busy with SSH instead of its own work.
+"""
 _SET_CLOCK = "read -r now </sys/class/rtc/rtc0/since_epoch; date -us @$now.5 >/dev/null"
 """The hardware's clock is right in a machine that goes on after it was saved; it counts whole seconds."""
 
@@ -76,6 +86,8 @@ class Gates:
         self._limit = limit
         self._patience = patience(accel, len(plan.nodes))
         self._cancelled = threading.Event()
+        self._said: dict[tuple[str, str], str] = {}
+        """What nodes have answered as they woke, by node and question, until it is used."""
 
     def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *, woken: bool = False,
                        start: Callable[[PlannedNode], None] | None = None, at_once: int | None = None) -> None:
@@ -91,10 +103,7 @@ class Gates:
             try:
                 if start:
                     start(node)
-                if woken:
-                    self._wait_for_woken(node)
-                else:
-                    self._wait_for_node(node, past)
+                self._wait_for_node(node, past, woken=woken)
             except BaseException:
                 self._cancelled.set()  # Before this thread takes the next node.
                 raise
@@ -110,8 +119,10 @@ class Gates:
 
     def wait_for_service(self) -> None:
         """Return once each VIP has its one holder and answers every client. Raises GateError."""
-        for frontend in self._plan.frontends():
+        frontends = self._plan.frontends()
+        for frontend in {frontend.address: frontend for frontend in frontends}.values():
             self._one_holder(frontend)
+        for frontend in frontends:
             for client in self._plan.clients():
                 self._answers(frontend, client)
         for node in self._plan.nodes:
@@ -119,25 +130,34 @@ class Gates:
 
     # ---- One node -----------------------------------------------------------------------------------
 
-    def _wait_for_node(self, node: PlannedNode, past: Collection[str]) -> None:
-        self._reachable(node, past, BOOT_ID)
+    def _wait_for_node(self, node: PlannedNode, past: Collection[str], *, woken: bool) -> None:
+        if woken:
+            self._wake(node)
+        else:
+            self._reachable(node, past, BOOT_ID)
         self._progress.passed(node.name, "ssh")
         self._configured(node)
         self._progress.passed(node.name, "configured")
         self._units_active(node)
         self._progress.passed(node.name, "units")
 
-    def _wait_for_woken(self, node: PlannedNode) -> None:
-        """The same gates by a single question: each one costs a machine that has just been restored half a second."""
-        said = self._reachable(node, (), f"{_SET_CLOCK}; {_SAY_RESULT}; {_say_still_up(node)}").splitlines()
-        self._progress.passed(node.name, "ssh")
-        self._judge_result(node, said[:2])
-        self._progress.passed(node.name, "configured")
-        if said[2:] != ["active"] * len(node.units):
-            self._units_active(node)
-        self._progress.passed(node.name, "units")
+    def _wake(self, node: PlannedNode) -> None:
+        """Set the clock, and ask all that the gates and the service need to know.
 
-    def _reachable(self, node: PlannedNode, past: Collection[str], question: str) -> str:
+        At once, because each question costs a machine that has just been restored half a second.
+        """
+        frontends = self._plan.frontends()
+        is_client = node in self._plan.clients()
+        questions = [_AWAIT_RESULT, _say_still_up(node),
+                     *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders),
+                     *(_say_status(frontend) for frontend in frontends if is_client)]
+        script = "; ".join([_SET_CLOCK, *(f"{question}; echo {_END}" for question in questions)])
+        said = self._reachable(node, (), script, _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends))
+        self._said |= {(node.name, question): text
+                       for question, text in zip(questions, said.split(_END), strict=False)}
+
+    def _reachable(self, node: PlannedNode, past: Collection[str], question: str,
+                   seconds: float = _ATTEMPT_SECONDS) -> str:
         """Ask until there is an answer that is none of `past`, and return it."""
         answer = ""
         seen_running = False
@@ -157,7 +177,7 @@ class Gates:
             if cause:
                 raise self._failure(node, "booting", cause)
             try:
-                result = self._ssh.run(node.name, question, _ATTEMPT_SECONDS)
+                result = self._ssh.run(node.name, question, seconds)
             except Unreachable as error:
                 refusal = f"{error.message.rstrip('.')}; it may still be booting"
                 return False
@@ -172,39 +192,42 @@ class Gates:
             raise self._failure(node, "ssh", refusal)
         return answer
 
+    def _ask(self, node: PlannedNode, question: str) -> str:
+        """What a node answers, or has answered as it woke. Raises Unreachable."""
+        if (node.name, question) in self._said:
+            return self._said.pop((node.name, question))
+        return self._ssh.run(node.name, question, self._patience * _ATTEMPT_SECONDS).stdout
+
     def _configured(self, node: PlannedNode) -> None:
-        def finished() -> list[str]:
+        def finished() -> str:
             if self._cancelled.is_set():
                 raise _Cancelled
-            # Waits over there for a while, so that the guest is not busy with SSH instead of its own work.
-            script = (f"for i in $(seq 20); do [ -e {_RESULT} ] || [ ! -e {_STATUS} ] && break; sleep 0.5; done; "
-                      f"{_SAY_RESULT}")
             try:
-                return self._ssh.run(node.name, script, self._patience * _ATTEMPT_SECONDS).stdout.splitlines()
+                return self._ask(node, _AWAIT_RESULT).strip()
             except Unreachable:
-                return []
+                return ""
 
-        lines = until(finished, self._deadline(_CONFIGURED_SECONDS), interval=0.1)
-        self._judge_result(node, lines)
-
-    def _judge_result(self, node: PlannedNode, lines: list[str]) -> None:
-        if not lines:
+        said = until(finished, self._deadline(_CONFIGURED_SECONDS), interval=0.1)
+        if not said:
             raise self._failure(node, "configured", "cloud-init has not finished")
-        errors = json.loads(lines[0])["v1"]["errors"]
+        result, end = json.JSONDecoder().raw_decode(said)
+        errors = result["v1"]["errors"]
         if errors:
             raise self._failure(node, "configured", f"cloud-init reports: {'; '.join(map(str, errors))}")
-        if lines[1:] != [self._plan.digest]:
+        if said[end:].strip() != self._plan.digest:
             raise self._failure(node, "configured", "the steps were not all done")
 
     def _units_active(self, node: PlannedNode) -> None:
         if not node.units:
+            return
+        if self._said.pop((node.name, _say_still_up(node)), "").split() == ["active"] * len(node.units):
             return
         states: list[str] = []
 
         def all_active() -> bool:
             if self._cancelled.is_set():
                 raise _Cancelled
-            states[:] = self._ssh.run(node.name, _say_units(node), self._patience * _ATTEMPT_SECONDS).stdout.split()
+            states[:] = self._ask(node, _say_units(node)).split()
             return states == ["active"] * len(node.units) or "failed" in states
 
         until(all_active, self._deadline(_UNITS_SECONDS))
@@ -232,9 +255,8 @@ class Gates:
     def _holders(self, frontend: Frontend) -> list[str]:
         """The nodes that have the VIP on the interface to its segment."""
         def holds(name: str) -> bool:
-            interface = self._plan.node(name).interface_to(frontend.address).name
-            script = f"ip -o -4 address show dev {interface} to {frontend.address}"
-            return bool(self._ssh.run(name, script, self._patience * _ATTEMPT_SECONDS).stdout.strip())
+            node = self._plan.node(name)
+            return bool(self._ask(node, _say_held(frontend, node)).strip())
 
         with ThreadPoolExecutor() as pool:
             held = list(pool.map(holds, frontend.holders))
@@ -242,15 +264,11 @@ class Gates:
 
     def _answers(self, frontend: Frontend, client: PlannedNode) -> None:
         url = f"http://{frontend.address}:{frontend.port}/"
-        # By hand: under TCG curl takes almost a second of the processor to start.
-        request = rf"GET / HTTP/1.0\r\nHost: {frontend.host or frontend.address}\r\n\r\n"
-        script = f"printf '{request}' | nc -w 5 {frontend.address} {frontend.port}"
         status = ""
 
         def ok() -> bool:
             nonlocal status
-            response = self._ssh.run(client.name, script, self._patience * _ATTEMPT_SECONDS).stdout
-            status = (response.split(maxsplit=2)[1:2] or [""])[0]
+            status = (self._ask(client, _say_status(frontend)).split(maxsplit=2)[1:2] or [""])[0]
             return status == "200"
 
         if not until(ok, self._deadline(_SERVING_SECONDS)):
@@ -303,8 +321,19 @@ def _say_still_up(node: PlannedNode) -> str:
     systemd (since 235; with an older one nothing is said) has this link until a unit is inactive or failed: unit_notify
     in its unit.c.
     """
-    return "; ".join([*(f"[ -h /run/systemd/units/invocation:{unit}.service ] && echo active" for unit in node.units),
-                      "true"])
+    links = (f"/run/systemd/units/invocation:{unit}.service" for unit in node.units)
+    return "; ".join(["true", *(f"[ -h {link} ] && echo active" for link in links)])
+
+
+def _say_held(frontend: Frontend, node: PlannedNode) -> str:
+    """A command that says nothing unless the node has the VIP on the interface to its segment."""
+    return f"ip -o -4 address show dev {node.interface_to(frontend.address).name} to {frontend.address}"
+
+
+def _say_status(frontend: Frontend) -> str:
+    """A command that says what the VIP answers, without curl, which under TCG takes almost a second to start."""
+    request = rf"GET / HTTP/1.0\r\nHost: {frontend.host or frontend.address}\r\n\r\n"
+    return f"printf '{request}' | nc -w {_FETCH_SECONDS} {frontend.address} {frontend.port}"
 
 
 class _Cancelled(Exception):

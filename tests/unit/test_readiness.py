@@ -126,21 +126,35 @@ class Woken:
 def test_a_node_that_goes_on_gets_the_time_and_is_asked_once() -> None:
     plan = plan_of()
     result = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n'
-    ssh, passed = Woken(f"{result}active\nactive\n"), list[str]()
+    ssh, passed = Woken(f"{result}=end=\nactive\nactive\n=end=\n"), list[str]()
     gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], woken=True)
     assert len(ssh.scripts) == 1
     assert ssh.scripts[0].startswith("read -r now </sys/class/rtc/rtc0/since_epoch; date -us")
     assert passed == ["booting", "ssh", "configured", "units"]
-    ssh = Woken(f"{result}active\n", "active\nactive\n")
+    ssh = Woken(f"{result}=end=\nactive\n=end=\n", "active\nactive\n")
     gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
     assert ssh.answers == []
 
 
 def test_a_node_that_goes_on_with_another_plan_is_refused() -> None:
     plan = plan_of()
-    ssh = Woken('{"v1": {"errors": []}}\nsome other\n')
+    ssh = Woken('{"v1": {"errors": []}}\nsome other\n=end=\nactive\nactive\n=end=\n')
     with pytest.raises(GateError, match="the steps were not all done"):
         gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
+
+
+def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked_again() -> None:
+    plan = plan_of()
+    done = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n=end=\nactive\n=end=\n'
+    page = "HTTP/1.0 200 OK\n\nrs1\n"
+    for first, later in ((page, []), ("", ["", page])):
+        ssh = Woken(f"{done}2: eth0 inet 10.10.10.100/32\n=end=\n", f"{done}{first}=end=\n", *later)
+        waiting = gates(None, {"lvs": "running", "client": "running"}, ssh, "kvm")
+        waiting.wait_for_nodes([plan.node("lvs"), plan.node("client")], woken=True, at_once=1)
+        waiting.wait_for_service()
+        assert ssh.answers == []
+        assert f"to {plan.frontends()[0].address}" in ssh.scripts[0]
+        assert "GET / HTTP/1.0" in ssh.scripts[1]
 
 
 def test_the_first_failure_is_told_and_not_that_the_others_were_called_off() -> None:
