@@ -99,7 +99,7 @@ class Heartbeat(Service):
             if self.watch:
                 yield Placement(node, "heartbeat/watch", {
                     "vip": str(self.vip), "interface": interface, "interval": self.interval, "failures": FAILURES,
-                    "ask_seconds": ASK_SECONDS, "header": host,
+                    "ask_seconds": ASK_SECONDS, "move_seconds": MOVE_SECONDS, "header": host,
                     "url": f"http://{address}:{self.port}/", "peer_url": f"http://{peer_address}:{self.port}/",
                     "comes_back": self.auto_failback and node == self.nodes[0],
                 })
