@@ -6,6 +6,7 @@ from math import gcd
 from typing import NoReturn
 
 from observe import Observer
+from web import must_be_well
 
 from labctl.services import Frontend, Ipvs, Router, Service
 
@@ -68,29 +69,27 @@ def director_steps(service: Ipvs, director: str, kind: str) -> list[tuple[str, s
     return [(director, "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}")]
 
 
-def blame_silence(message: str, service: Ipvs, observer: Observer) -> NoReturn:
-    """Fail because nobody answers at the VIP."""
+def blame_silence(message: str, service: Ipvs, observer: Observer, server: str | None = None,
+                  port: int | None = None) -> NoReturn:
+    """Fail because nobody answers at the VIP; `server` is the real server that was asked, if that is known.
+
+    `port` is one of several that the service has.
+    """
     director = director_of(service, observer)
     if not observer.arp_nodes(service.vip):
         observer.blame(message, *director_steps(service, director, "vip"))
-    blame_server(message, service, next(iter(service.real_servers)), observer, asked=True)
+    blame_server(message, service, server or next(iter(service.real_servers)), observer, asked=True,
+                 port=port)
 
 
-def blame_server(message: str, service: Ipvs, server: str, observer: Observer, asked: bool) -> NoReturn:
+def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *, asked: bool,
+                 port: int | None = None) -> NoReturn:
     """Fail because a real server does not answer through the VIP; find out how far it gets by itself.
 
     `asked` says whether requests were sent to it at all, and went unanswered.
     """
     director = director_of(service, observer)
-    asker = observer.neighbour(server)
-    address = observer.own_address(asker, server)
-    own = observer.sample(address, service.server_port, 1, start=asker,
-                          host=frontend_of(service, observer).host)
-    if not own or not own[0].status:
-        observer.blame(message, *((server, step.kind) for step in observer.serving(server, service.server_port)
-                                  if not step.kind.endswith("/page")))
-    if own[0].server != server:
-        observer.blame(message, (server, "httpd/page"), (server, "nginx/page"))
+    must_be_well(server, port or service.server_port, observer, frontend_of(service, observer).host, message)
     if server not in observer.table(director, service):
         observer.blame(message, *director_steps(service, director, "rules"))
     if service.mark and f"--set-xmark {service.mark.number:#x}/" not in observer.says(

@@ -3,12 +3,14 @@
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from textwrap import shorten
 from typing import NoReturn, TypeVar
 
 import pytest
@@ -22,6 +24,9 @@ from labctl.wait import Deadline, until
 
 ServiceType = TypeVar("ServiceType", bound=Service)
 
+LOOK_SECONDS = 1
+"""Between two looks at who holds an address. Under emulation each costs the nodes a tenth of a second, which those that
+move it could use."""
 REQUEST_SECONDS = 2.5
 """Time for a SYN that is lost, and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
@@ -82,6 +87,16 @@ class Answer:
     def server(self) -> str:
         """Who answered."""
         return self.names[0] if self.names else ""
+
+    def __str__(self) -> str:
+        if self.status != 200:
+            return f"HTTP status {self.status}" if self.status else "no answer"
+        return f"'{shorten(self.page, 40)}'"
+
+
+def told(answers: Sequence[Answer]) -> str:
+    """Answers, for people: how often which."""
+    return ", ".join(f"{count} × {answer}" for answer, count in Counter(map(str, answers)).items()) or "no answer"
 
 
 class Observer:
@@ -284,8 +299,14 @@ class Observer:
 
     def serving(self, node: str, port: int) -> list[Step]:
         """The steps that make a node answer HTTP on a port."""
-        services = {name for name, service in self.plan.topology.services.items() if port in service.ports_on(node)}
-        return [step for step in self.plan.node(node).steps if step.service in services]
+        topology = self.plan.topology
+        serving = {name: service for name, service in topology.services.items() if port in service.ports_on(node)}
+        kinds = {placement.step for name, service in serving.items()
+                 for placement in service.placements(topology, name, topology.services) if placement.node == node}
+        steps = [step for step in self.plan.node(node).steps if step.kind in kinds]
+        own = {step.kind for step in steps if step.service in serving}
+        # A step that services share bears the name of the first, which may be another.
+        return [step for step in steps if step.service in serving or step.kind not in own]
 
     def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
         """Fail the check, naming the steps (node, kind such as `ipvs/arp`) that look wrong.
@@ -308,7 +329,7 @@ class Observer:
             first_again = frontend.failover is None or frontend.failover.returns
             return holders == [frontend.holders[0]] or (len(holders) == 1 and not first_again)
 
-        until(agreed, Deadline(2 * frontend.failover.crash_seconds if frontend.failover else 0))
+        until(agreed, Deadline(2 * frontend.failover.crash_seconds if frontend.failover else 0), LOOK_SECONDS)
         return self.holders(frontend)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from observe import Observer
+from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
 
 from labctl.lab import Lab
@@ -86,13 +86,13 @@ def test_partition(electing: str, plan: Plan, host: Callable[[str], Host], obser
     try:
         host(other).check_output(f"{iptables} -I {rule}")
         if not until(lambda: observer.holders(frontend) == list(frontend.holders),
-                     Deadline(2 * _seconds(failover.crash_seconds, failover, observer))):
+                     Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
             observer.blame(f"'{other}' does not take {frontend.address} although it hears nobody.",
                            *_steps(other, failover))
     finally:
         host(other).run(f"{iptables} -D {rule}")
     if not until(lambda: len(observer.holders(frontend)) == 1,
-                 Deadline(2 * _seconds(failover.crash_seconds, failover, observer))):
+                 Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
         observer.blame(f"The partition is over, and {frontend.address} is still at "
                        f"{' and '.join(map(repr, observer.holders(frontend)))}.",
                        *_steps(holder, failover), *_steps(other, failover))
@@ -164,7 +164,7 @@ def _somebody_else_takes_over(frontend: Frontend, failover: Failover, holder: st
     def taken() -> list[str]:
         return [node for node in observer.holders(frontend) if node in others]
 
-    takers = until(taken, deadline, interval=0.2)
+    takers = until(taken, deadline, LOOK_SECONDS)
     if not takers:
         observer.blame(f"Nobody takes {frontend.address} over from '{holder}'.",
                        *(step for node in others for step in _steps(node, failover)))
@@ -176,7 +176,7 @@ def _ends_up_where_it_should(frontend: Frontend, failover: Failover, taker: str,
     expected = frontend.holders[0] if failover.returns else taker
     if not failover.returns:
         # Long enough for a first choice that wrongly takes it back.
-        until(lambda: observer.holders(frontend) != [expected], Deadline(2 * failover.crash_seconds))
-    if not until(lambda: observer.holders(frontend) == [expected], Deadline(10 * observer.lab.patience)):
+        until(lambda: observer.holders(frontend) != [expected], Deadline(2 * failover.crash_seconds), LOOK_SECONDS)
+    if not until(lambda: observer.holders(frontend) == [expected], Deadline(10 * observer.lab.patience), LOOK_SECONDS):
         observer.blame(f"All nodes are there again, and '{expected}' does not have {frontend.address}.",
                        *_steps(expected, failover))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from observe import Observer
 from testinfra.host import Host
+from web import ask, must_be_well
 
-from labctl.plan import Plan
 from labctl.services import Haproxy
 from labctl.services.haproxy import CHECK_FAILURES, CHECK_SECONDS
 from labctl.wait import Deadline, until
@@ -18,39 +18,36 @@ def test_proxy_spread(proxy: tuple[str, str], observer: Observer) -> None:
     """the proxy gives each server its share"""
     name, node = proxy
     service = observer.service(name, Haproxy)
-    asker = observer.neighbour(node)
     expected = {server: _ROUNDS * weight for server, weight in service.servers.items()}
     count = sum(expected.values())
-    answers = observer.sample(observer.own_address(asker, node), service.port, count, start=asker)
+    answers = ask(node, service.port, observer, count)
     got = Counter(answer.server for answer in answers if answer.status == 200)
     # Whoever watches the node's port meanwhile takes a turn as well.
     if any(abs(got[server] - expected.get(server, 0)) > 1 for server in {*got, *expected}):
-        missing = [server for server in service.servers if server not in got]
-        observer.blame(f"'{node}' should spread {count} requests by the weights {service.servers}; "
-                       f"the answers came from {dict(got)}.", (node, "haproxy/haproxy"),
-                       *((server, kind) for server in missing for kind in ("httpd/httpd", "httpd/page")))
+        message = (f"'{node}' should spread {count} requests by the weights {service.servers}; "
+                   f"the answers came from {dict(got)}.")
+        for server in set(service.servers) - set(got):
+            must_be_well(server, service.server_port, observer, message=message)
+        observer.blame(message, (node, "haproxy/haproxy"))
 
 
-def test_dead_backend(proxy: tuple[str, str], plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+def test_dead_backend(proxy: tuple[str, str], host: Callable[[str], Host], observer: Observer) -> None:
     """no request fails while a server behind the proxy is dead"""
     name, node = proxy
     service = observer.service(name, Haproxy)
-    asker = observer.neighbour(node)
-    address = observer.own_address(asker, node)
     dead, *others = service.servers
-    unit = plan.guest.facts["httpd_unit"]
+    units = " ".join(unit for step in observer.serving(dead, service.server_port) for unit in step.units)
 
     def servers() -> list[str]:
-        return [answer.server for answer in observer.sample(address, service.port, 2 * len(service.servers),
-                                                            start=asker)]
+        return [answer.server for answer in ask(node, service.port, observer, 2 * len(service.servers))]
 
     try:
-        host(dead).check_output(f"systemctl stop {unit}")
+        host(dead).check_output(f"systemctl stop {units}")
         got = servers()
         if not set(got) <= set(others):
             observer.blame(f"With '{dead}' dead every request should be answered by {others}; the answers came from "
                            f"{got}.", (node, "haproxy/haproxy"))
     finally:
-        host(dead).check_output(f"systemctl start {unit}")
+        host(dead).check_output(f"systemctl start {units}")
     if not until(lambda: dead in servers(), Deadline(2 * CHECK_SECONDS * CHECK_FAILURES * observer.lab.patience)):
         observer.blame(f"'{node}' does not use '{dead}' again.", (node, "haproxy/haproxy"))

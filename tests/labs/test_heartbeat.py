@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from balancing import frontend_of
-from observe import Observer
+from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
+from web import must_be_well
 
 from labctl.services import Heartbeat
 from labctl.services.heartbeat import DEADTIME, MOVE_SECONDS
@@ -58,7 +59,7 @@ def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host
     try:
         with observer.probing(frontend) as probes:
             host(node).check_output(f"systemctl stop {unit}")
-            if not until(lambda: observer.holders(frontend) == [peer], Deadline(allowed + 10)):
+            if not until(lambda: observer.holders(frontend) == [peer], Deadline(allowed + 10), LOOK_SECONDS):
                 observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                                (node, "heartbeat/watch"))
             gap = observer.gap_until_it_serves(probes)
@@ -74,7 +75,7 @@ def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host
 def _holds(node: str, service: Heartbeat, observer: Observer) -> None:
     """Fail if a node does not get the VIP by and by."""
     if not until(lambda: observer.holders(frontend_of(service, observer)) == [node],
-                 Deadline(2 * service.interval + 10 * observer.lab.patience)):
+                 Deadline(2 * service.interval + MOVE_SECONDS + 10 * observer.lab.patience), LOOK_SECONDS):
         observer.blame(f"'{node}' does not get {service.vip}, though its web server answers.",
                        (node, "heartbeat/watch"), *_suspects(node, observer))
 
@@ -82,12 +83,7 @@ def _holds(node: str, service: Heartbeat, observer: Observer) -> None:
 def _both_serve(service: Heartbeat, observer: Observer) -> None:
     """Fail if a node's own web server is silent; the watch has reasons to move the VIP then."""
     for node in service.nodes:
-        asker = observer.neighbour(node)
-        answers = observer.sample(observer.own_address(asker, node), service.port, 1, start=asker,
-                                  host=frontend_of(service, observer).host)
-        if not answers or answers[0].status != 200:
-            observer.blame(f"The web server on '{node}' does not answer at its own address.",
-                           *((node, step.kind) for step in observer.serving(node, service.port)))
+        must_be_well(node, service.port, observer, frontend_of(service, observer).host)
 
 
 def _stopped(service: Heartbeat, observer: Observer) -> bool:

@@ -1,6 +1,7 @@
 """Web servers, each by its own address."""
 
 from observe import Observer
+from web import must_be_well
 
 from labctl.services import Httpd
 
@@ -8,14 +9,4 @@ from labctl.services import Httpd
 def test_own_page(httpd_server: tuple[str, str], observer: Observer) -> None:
     """the server answers at its own address with its own page"""
     name, server = httpd_server
-    service = observer.service(name, Httpd)
-    asker = observer.neighbour(server)
-    address = observer.own_address(asker, server)
-    answers = observer.sample(address, service.port, 1, start=asker)
-    status = answers[0].status if answers else 0
-    if not status:
-        observer.blame(f"'{server}' does not answer on port {service.port} of its own address {address}.",
-                       (server, "httpd/httpd"), (server, "httpd/port"))
-    if status != 200 or answers[0].page != server:
-        observer.blame(f"'{server}' answers with HTTP status {status} and the page {answers[0].page[:40]!r}, "
-                       "not with its own page.", (server, "httpd/page"))
+    must_be_well(server, observer.service(name, Httpd).port, observer)

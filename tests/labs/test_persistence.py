@@ -29,11 +29,14 @@ def test_clients_stay(persistent: str, observer: Observer) -> None:
     service = observer.service(persistent, Ipvs)
     ports = _ports(service, observer)
     with observer.sources(service, len(service.real_servers)) as sources:
-        servers = {source: [answer.server for port in ports for answer in
-                            observer.sample(service.vip, port, 2, source=source)] for source in sources}
+        by_port = {(source, port): [answer.server for answer in observer.sample(service.vip, port, 2, source=source)]
+                   for source in sources for port in ports}
+    servers = {source: [server for port in ports for server in by_port[source, port]] for source in sources}
     told = ", ".join(f"{source}: {' '.join(filter(None, got)) or 'nobody'}" for source, got in servers.items())
-    if not all(all(got) and got for got in servers.values()):
-        blame_silence(f"Not every request to {service.vip} on port {ports} got an answer: {told}.", service, observer)
+    for (source, port), got in by_port.items():
+        if not all(got) or not got:
+            blame_silence(f"Not every request to {service.vip} on port {ports} got an answer: {told}.", service,
+                          observer, _server_of(source, service, observer), port if len(ports) > 1 else None)
     if any(len(set(got)) > 1 for got in servers.values()):
         _blame(service, f"Each client should stay with one server on port {ports}; they got {told}.", observer)
     if service.scheduler == "rr" and len({got[0] for got in servers.values()}) < len(service.real_servers):
@@ -45,9 +48,12 @@ def test_second_client(persistent: str, observer: Observer) -> None:
     service = observer.service(persistent, Ipvs)
     for client in observer.plan.clients():
         got = [answer.server for answer in observer.sample(service.vip, service.port, 3, start=client.name)]
-        if len(set(got)) != 1 or not got[0]:
-            _blame(service, f"'{client.name}' should get one server three times; it got {' '.join(got) or 'nothing'}.",
-                   observer)
+        told = f"'{client.name}' should get one server three times; it got {' '.join(filter(None, got)) or 'none'}."
+        if not all(got) or not got:
+            address = client.interface_to(service.vip).address
+            blame_silence(told, service, observer, _server_of(address, service, observer))
+        if len(set(got)) > 1:
+            _blame(service, told, observer)
 
 
 def test_templates(persistent_lab: list[str], observer: Observer) -> None:
@@ -81,6 +87,13 @@ def test_templates(persistent_lab: list[str], observer: Observer) -> None:
                 if not here or not _FORGOTTEN < timeout <= _LONGEST_WAIT:
                     del waiting[name]
             time.sleep(1)
+
+
+def _server_of(client: IPv4Address, service: Ipvs, observer: Observer) -> str | None:
+    """The server that the director sends a client to, if it remembers one."""
+    servers = {service.server_address(observer.plan.topology, server): server for server in service.real_servers}
+    return next((servers.get(entry.server) for entry in observer.connections(director_of(service, observer))
+                 if entry.client == client and entry.client_port == 0 and _is_template_of(entry, service)), None)
 
 
 def _is_template_of(entry: Connection, service: Ipvs) -> bool:

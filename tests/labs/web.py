@@ -1,0 +1,41 @@
+"""A node's own web server, asked at the node's own address; and whom to suspect where it is not well."""
+
+from collections.abc import Sequence
+
+from observe import Answer, Observer
+
+_ANSWERS = ("httpd/page", "nginx/page", "nginx-vhosts/vhosts")
+"""The steps that say what is answered."""
+
+
+def ask(node: str, port: int, observer: Observer, count: int = 1, host: str | None = None) -> list[Answer]:
+    """Make requests to a node at an address of its own; see Observer.sample."""
+    asker = observer.neighbour(node)
+    return observer.sample(observer.own_address(asker, node), port, count, host=host, start=asker)
+
+
+def must_be_well(node: str, port: int, observer: Observer, host: str | None = None, message: str = "") -> None:
+    """Fail if a node's web server is silent, or answers with another page than its own: one that begins with its name.
+
+    What went wrong because of that is the `message`; without one it says this itself.
+    """
+    answer = next(iter(ask(node, port, observer, host=host)), Answer(0, ""))
+    steps = observer.serving(node, port)
+    if not answer.status:
+        stopped = [step for step in steps if step.units and not _all_active(node, step.units, observer)]
+        silent = [step for step in steps if not step.units and not step.kind.endswith("/page")]
+        observer.blame(message or f"'{node}' does not answer on port {port} of its own address.",
+                       *((node, step.kind) for step in stopped or silent or steps))
+    if answer.status != 200 or answer.server != node:
+        observer.blame(message or f"'{node}' answers with {answer}, not with its own page.",
+                       *((node, step.kind) for step in steps if step.kind in _ANSWERS))
+
+
+def _all_active(node: str, units: Sequence[str], observer: Observer) -> bool:
+    return observer.says(node, f"systemctl is-active {' '.join(units)}").split() == ["active"] * len(units)
+
+
+def port_of(server: str, observer: Observer) -> int:
+    """The first port at which a node serves HTTP."""
+    return next(port for service in observer.plan.topology.services.values()
+                for port in sorted(service.ports_on(server)))
