@@ -15,7 +15,7 @@ def ask(node: str, port: int, observer: Observer, count: int = 1, host: str | No
 
 
 def must_be_well(node: str, port: int, observer: Observer, host: str | None = None, message: str = "") -> None:
-    """Fail if a node's web server is silent, or answers with another page than its own: one that begins with its name.
+    """Fail if a node's web server is silent, or gives another page than its own, where it has one.
 
     What went wrong because of that is the `message`; without one it says this itself.
     """
@@ -26,9 +26,10 @@ def must_be_well(node: str, port: int, observer: Observer, host: str | None = No
         silent = [step for step in steps if not step.units and not step.kind.endswith("/page")]
         observer.blame(message or f"'{node}' does not answer on port {port} of its own address.",
                        *((node, step.kind) for step in stopped or silent or steps))
-    if answer.status != 200 or answer.server != node:
+    pages = [step for step in steps if step.kind in _ANSWERS]
+    if answer.status != 200 or (pages and answer.server != node):
         observer.blame(message or f"'{node}' answers with {answer}, not with its own page.",
-                       *((node, step.kind) for step in steps if step.kind in _ANSWERS))
+                       *((node, step.kind) for step in pages or steps))
 
 
 def _all_active(node: str, units: Sequence[str], observer: Observer) -> bool:

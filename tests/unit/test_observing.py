@@ -1,13 +1,20 @@
 """tests/labs: what the checks make of what they see, as far as no lab is needed for it."""
 
 from ipaddress import IPv4Address
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
 from balancing import choices, is_rotation, rotation
 from hypothesis import given
 from hypothesis import strategies as st
-from observe import _CONNECTION, _FRAME, Answer, Frame, _frame, longest_gap, mac_to_node
-from samples import NAT, plan_of
+from observe import _CONNECTION, _FRAME, Answer, Frame, Observer, _frame, longest_gap, mac_to_node, told
+from samples import HAPROXY, NAT, plan_of
+from testinfra.host import Host
+from web import must_be_well
+
+if TYPE_CHECKING:
+    from labctl.lab import Lab
 
 # ---- The schedulers -----------------------------------------------------------------------------------
 
@@ -180,3 +187,67 @@ def test_a_mac_address_is_that_of_a_node() -> None:
     found = mac_to_node(plan.nodes)
     assert {found[interface.mac] for interface in plan.node("lvs").interfaces} == {"lvs"}
     assert len(found) == sum(len(node.interfaces) for node in plan.nodes)
+
+
+# ---- Whom to suspect ------------------------------------------------------------------------------------
+
+
+class Scripted(Observer):
+    """Observes nothing: gets this answer to each request, and hears this from each node."""
+
+    def __init__(self, text: str, answer: Answer, says: str = "active") -> None:
+        super().__init__(cast("Lab", SimpleNamespace(plan=plan_of(text))), _no_host)
+        self.answer = answer
+        self.heard = says
+
+    def sample(self, *_: object, **__: object) -> list[Answer]:  # type: ignore[override]
+        """See Observer."""
+        return [self.answer]
+
+    def says(self, node: str, command: str) -> str:  # noqa: ARG002
+        """See Observer."""
+        return self.heard
+
+    def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
+        """See Observer."""
+        raise AssertionError(message, [kind for _, kind in suspects])
+
+
+def _no_host(name: str) -> Host:
+    raise NotImplementedError(name)
+
+
+TWO_PORTS = NAT + "  apache-2: { type: httpd, nodes: [rs1], port: 8080 }\n"
+
+
+def test_a_port_is_served_by_steps_of_its_own_and_by_those_it_shares() -> None:
+    observer = Scripted(TWO_PORTS, Answer(200, "rs1"))
+    assert [step.name for step in observer.serving("rs1", 8080)] == ["page", "httpd", "port"]
+    assert [step.name for step in observer.serving("rs2", 80)] == ["page", "httpd"]
+    assert observer.serving("rs2", 8080) == []
+
+
+@pytest.mark.parametrize(("port", "answer", "says", "suspects"), [
+    (80, Answer(0, ""), "inactive", ["httpd/httpd"]),
+    (8080, Answer(0, ""), "active", ["httpd/port"]),
+    (80, Answer(200, "Welcome"), "active", ["httpd/page"]),
+    (80, Answer(403, "rs1"), "active", ["httpd/page"]),
+])
+def test_a_web_server_is_not_well_because_of(port: int, answer: Answer, says: str, suspects: list[str]) -> None:
+    with pytest.raises(AssertionError) as caught:
+        must_be_well("rs1", port, Scripted(TWO_PORTS, answer, says), message="No.")
+    assert caught.value.args == ("No.", suspects)
+
+
+def test_a_web_server_is_well_with_its_own_page_or_where_it_has_none() -> None:
+    must_be_well("rs1", 80, Scripted(TWO_PORTS, Answer(200, "rs1")))
+    must_be_well("lb1", 80, Scripted(HAPROXY, Answer(200, "rs1")))
+    with pytest.raises(AssertionError, match="answers with HTTP status 503"):
+        must_be_well("lb1", 80, Scripted(HAPROXY, Answer(503, "")))
+
+
+def test_answers_are_told_by_how_often_which() -> None:
+    assert told([Answer(200, "ngx1 rs2"), Answer(421, "<html>"), Answer(200, "ngx1 rs2")]) == \
+        "2 × 'ngx1 rs2', 1 × HTTP status 421"
+    assert told([Answer(0, "")]) == "1 × no answer"
+    assert told([]) == "no answer"
