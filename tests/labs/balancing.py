@@ -1,11 +1,12 @@
 """What the kernel's balancer should do, and whom to suspect where it does not."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from math import gcd
 from typing import NoReturn
 
-from observe import Observer
+from observe import Answer, Observer
 from web import must_be_well
 
 from labctl.services import Frontend, Ipvs, Router, Service
@@ -67,6 +68,22 @@ def choices(scheduler: str, table: Mapping[str, int], count: int) -> list[str]:
 def director_steps(service: Ipvs, director: str, kind: str) -> list[tuple[str, str]]:
     """The steps on a director that are there for the VIP (`vip`), the table (`rules`) or its checks."""
     return [(director, "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}")]
+
+
+def all_must_answer(answers: Sequence[Answer], service: Ipvs, observer: Observer, message: str = "") -> None:
+    """Fail if one of the real servers is not among those that answered requests to the VIP.
+
+    What went wrong because of that is the `message`; without one it says this itself.
+    """
+    servers = [answer.server for answer in answers if answer.status == 200]
+    if not servers:
+        nobody = f"No request to http://{service.vip}:{service.port}/ got an answer."
+        blame_silence(message or nobody, service, observer)
+    for server in service.real_servers:
+        if server not in servers:
+            not_this = (f"'{server}' answered none of {len(answers)} requests to the VIP; the answers came from "
+                        f"{dict(Counter(servers))}.")
+            blame_server(message or not_this, service, server, observer, asked=len(servers) < len(answers))
 
 
 def blame_silence(message: str, service: Ipvs, observer: Observer, server: str | None = None,

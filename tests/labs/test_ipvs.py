@@ -1,13 +1,12 @@
 """IPVS: who answers, in which order, on which path, and what is done about a dead server."""
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address
 
 from balancing import (
+    all_must_answer,
     blame_server,
-    blame_silence,
     director_of,
     director_steps,
     frontend_of,
@@ -49,14 +48,8 @@ def test_spread(rotating: str, observer: Observer) -> None:
     table = observer.table(director, service)
     count = _ROUNDS * len(rotation(service.scheduler, service.real_servers))
     answers = observer.sample(service.vip, service.port, count, host=frontend.host)
+    all_must_answer(answers, service, observer)
     servers = [answer.server for answer in answers if answer.status == 200]
-    if not servers:
-        blame_silence(f"No request to http://{service.vip}:{service.port}/ got an answer.", service, observer)
-    for server in service.real_servers:
-        if server not in servers:
-            blame_server(f"'{server}' answered none of {len(answers)} requests to the VIP; "
-                         f"the answers came from {dict(Counter(servers))}.",
-                         service, server, observer, asked=len(servers) < len(answers))
     if len(servers) < count:
         observer.blame(f"{count - len(servers)} of {count} requests to the VIP got no answer.",
                        *director_steps(service, director, "rules"))
@@ -166,9 +159,12 @@ def test_long_packets(tunnel: str, observer: Observer) -> None:
         "pad=$(printf '%%06000d' 0); for i in $(seq %s); do curl -s -o /dev/null --max-time 8 -w '%%{http_code} ' "
         "-H \"X-Pad: $pad\" %s || break; done", str(2 * len(service.real_servers)), url).stdout.split()
     if set(statuses) != {"200"}:
-        observer.blame(f"Requests of 6000 bytes to the VIP got the HTTP statuses {' '.join(statuses)}: packets that "
-                       "the tunnel makes longer than the network takes have to be cut up, or their sender told.",
-                       *director_steps(service, director_of(service, observer), "rules"))
+        message = (f"Requests of 6000 bytes to the VIP got the HTTP statuses {' '.join(statuses)}: packets that "
+                   "the tunnel makes longer than the network takes have to be cut up, or their sender told.")
+        short = observer.sample(service.vip, service.port, 2 * sum(service.real_servers.values()),
+                                host=frontend_of(service, observer).host)
+        all_must_answer(short, service, observer, message)
+        observer.blame(message, *director_steps(service, director_of(service, observer), "rules"))
 
 
 def test_own_connections(snat: str, observer: Observer) -> None:

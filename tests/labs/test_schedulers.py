@@ -125,7 +125,9 @@ def _forget(service: Ipvs, observer: Observer) -> None:
 
 def _all_answered(service: Ipvs, servers: dict[IPv4Address, list[str]], observer: Observer) -> None:
     if not all(all(got) and got for got in servers.values()):
-        blame_silence(f"Not every request got an answer: {_table(servers)}.", service, observer)
+        answering = {server for got in servers.values() for server in got}
+        silent = next((server for server in service.real_servers if server not in answering), None)
+        blame_silence(f"Not every request got an answer: {_table(servers)}.", service, observer, silent)
 
 
 def _table(servers: dict[IPv4Address, list[str]]) -> str:
