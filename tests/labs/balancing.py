@@ -124,12 +124,17 @@ def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *
     observer.blame(message, (server, "ipvs/vip-lo"))
 
 
+def forwards(node: str, observer: Observer) -> bool:
+    """Whether a node passes on packets that are not its own."""
+    return observer.says(node, "cat /proc/sys/net/ipv4/ip_forward") == "1"
+
+
 def _blame_nat(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> NoReturn:
     client = observer.client_node.interface_to(service.vip).address
     gateway = service.server_gateway(observer.plan.topology, server)
     if f"via {gateway} " not in observer.says(server, f"ip route get {client}"):
         observer.blame(message, (server, "ipvs/gateway"))
-    if observer.says(director, "cat /proc/sys/net/ipv4/ip_forward") != "1":
+    if not forwards(director, observer):
         observer.blame(message, (director, "ipvs/forward"))
     observer.blame(message, *director_steps(service, director, "rules"))
 
@@ -143,7 +148,7 @@ def _blame_tunnel(message: str, service: Ipvs, server: str, director: str, obser
     filtered = "cat /proc/sys/net/ipv4/conf/*/rp_filter | grep -v 0"
     routers = [other.node for other in observer.plan.topology.services.values() if isinstance(other, Router)]
     for router in routers:
-        if observer.says(router, "cat /proc/sys/net/ipv4/ip_forward") != "1":
+        if not forwards(router, observer):
             observer.blame(message, (router, "router/forward"))
     if not observer.says(server, f"ip -o address show dev tunl0 to {service.vip}"):
         observer.blame(message, (server, "ipvs/vip-tunl"))

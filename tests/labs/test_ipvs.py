@@ -9,6 +9,7 @@ from balancing import (
     blame_server,
     director_of,
     director_steps,
+    forwards,
     frontend_of,
     is_rotation,
     rotation,
@@ -181,7 +182,7 @@ def test_own_connections(snat: str, observer: Observer) -> None:
     if sources != {expected}:
         observer.blame(f"Connections that the real servers open should reach '{client.name}' from {expected}; "
                        f"they came from {', '.join(map(str, sources)) or 'nowhere'}.",
-                       (director, "ipvs/snat"))
+                       (director, "ipvs/snat" if forwards(director, observer) else "ipvs/forward"))
 
 
 def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observer) -> None:
