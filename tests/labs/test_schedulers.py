@@ -7,6 +7,7 @@ from math import gcd
 
 from balancing import blame_silence, choices, director_of, director_steps
 from observe import Observer
+from web import must_be_well
 
 from labctl.services import Ipvs
 
@@ -46,8 +47,11 @@ def test_closed_connections(counting: str, observer: Observer) -> None:
     if service.scheduler in ("sed", "nq"):
         expected = set(choices(service.scheduler, table, 1))
         if set(servers) != expected:
-            _blame(service, f"With nothing open, {service.scheduler} should send every request to {expected}; "
-                            f"the answers came from {dict(Counter(servers))}.", observer)
+            message = (f"With nothing open, {service.scheduler} should send every request to {expected}; the answers "
+                       f"came from {dict(Counter(servers))}.")
+            for server in table:
+                must_be_well(server, service.server_port, observer, message=message)
+            _blame(service, message, observer)
     elif len(table) > 1 and len(set(servers)) < 2:
         _blame(service, f"{service.scheduler} should not send {len(servers)} requests in a row to {servers[0]} alone.",
                observer)

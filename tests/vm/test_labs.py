@@ -14,6 +14,13 @@ from conftest import LABS, OWN, Labctl, failures, planned
 from labctl.checks import NO_CHECKS, PASSED
 from labctl.steps import Step
 
+THROUGH_VIP = ["test_spread", "test_clients_stay", "test_second_client", "test_long_packets", "test_open_connections",
+               "test_closed_connections", "test_source_hash", "test_destination"]
+"""The quick checks that ask a balancer."""
+
+PROXIED = ["test_vhost", "test_vhost_dead_server", "test_proxy_spread"]
+"""Those that ask a proxy."""
+
 # The checks that notice each kind of step missing; no other may fail. The first is the one that has to.
 GUARDS = {
     "base/hosts": ["test_names_resolve"],
@@ -23,25 +30,21 @@ GUARDS = {
     "heartbeat/heartbeat": ["test_members"],
     "heartbeat/resources": ["test_members"],
     "heartbeat/watch": ["test_watch"],
-    "httpd/page": ["test_own_page", "test_spread", "test_proxy_spread", "test_vhost", "test_vhost_dead_server"],
-    "httpd/port": ["test_own_page", "test_spread", "test_clients_stay"],
-    "httpd/httpd": ["test_own_page", "test_spread", "test_proxy_spread", "test_clients_stay", "test_second_client",
-                    "test_long_packets", "test_vhost", "test_vhost_dead_server"],
+    "httpd/page": ["test_own_page", *THROUGH_VIP, *PROXIED],
+    "httpd/port": ["test_own_page", *THROUGH_VIP],
+    "httpd/httpd": ["test_own_page", *THROUGH_VIP, *PROXIED],
     "ipvs/arp": ["test_arp", "test_spread"],
-    "ipvs/forward": ["test_spread", "test_own_connections", "test_clients_stay", "test_second_client"],
-    "ipvs/gateway": ["test_spread", "test_own_connections", "test_clients_stay", "test_second_client",
-                     "test_source_hash"],
+    "ipvs/forward": [*THROUGH_VIP, "test_own_connections"],
+    "ipvs/gateway": [*THROUGH_VIP, "test_own_connections"],
     "ipvs/healthcheck": ["test_dead_server", "test_log", "test_refused_page"],
     "ipvs/keepalived": ["test_clean_stop", "test_arp", "test_spread"],
-    "ipvs/mark": ["test_clients_stay", "test_second_client", "test_destination"],
-    "ipvs/rp-filter": ["test_spread", "test_long_packets"],
-    "ipvs/rules": ["test_spread", "test_clients_stay", "test_second_client", "test_long_packets",
-                   "test_open_connections", "test_closed_connections", "test_source_hash", "test_destination"],
+    "ipvs/mark": ["test_clients_stay", *THROUGH_VIP],
+    "ipvs/rp-filter": THROUGH_VIP,
+    "ipvs/rules": THROUGH_VIP,
     "ipvs/snat": ["test_own_connections"],
-    "ipvs/vip": ["test_arp", "test_spread", "test_clients_stay", "test_second_client", "test_long_packets",
-                 "test_destination"],
-    "ipvs/vip-lo": ["test_spread"],
-    "ipvs/vip-tunl": ["test_spread", "test_long_packets"],
+    "ipvs/vip": ["test_arp", *THROUGH_VIP],
+    "ipvs/vip-lo": THROUGH_VIP,
+    "ipvs/vip-tunl": THROUGH_VIP,
     "nginx-vhosts/default": ["test_unknown_host"],
     "nginx-vhosts/vhosts": ["test_vhost", "test_spread", "test_vhost_dead_server"],
     "nginx/nginx": ["test_vhost", "test_nginx_page", "test_unknown_host", "test_spread", "test_members",
@@ -50,8 +53,8 @@ GUARDS = {
     "nginx/site": ["test_nginx_page", "test_members"],
     "ntp/client": ["test_clock"],
     "ntp/server": ["test_time_server", "test_clock"],
-    "router/forward": ["test_spread", "test_long_packets"],
-    "router/routes": ["test_spread", "test_long_packets"],
+    "router/forward": THROUGH_VIP,
+    "router/routes": THROUGH_VIP,
     "vrrp/keepalived": ["test_clean_stop"],
 }
 SLOW = ("crash or clean_stop or partition or program_dies or silent_web_server or vhost_dead_server or dead_proxy "
