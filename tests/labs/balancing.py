@@ -101,10 +101,18 @@ def blame_silence(message: str, service: Ipvs, observer: Observer, server: str |
 
 def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *, asked: bool,
                  port: int | None = None) -> NoReturn:
-    """Fail because a real server does not answer through the VIP; find out how far it gets by itself.
+    """Fail because a real server does not answer through the VIP.
 
     `asked` says whether requests were sent to it at all, and went unanswered.
     """
+    must_be_reachable(message, service, server, observer, port)
+    if service.forward == "dr" and asked:
+        observer.blame(message, (server, "ipvs/vip-lo"))
+    observer.blame(message, *director_steps(service, director_of(service, observer), "rules"))
+
+
+def must_be_reachable(message: str, service: Ipvs, server: str, observer: Observer, port: int | None = None) -> None:
+    """Fail if it can be seen what keeps requests at the VIP from a real server, or its answers from the client."""
     director = director_of(service, observer)
     must_be_well(server, port or service.server_port, observer, frontend_of(service, observer).host, message)
     if server not in observer.table(director, service):
@@ -113,15 +121,13 @@ def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *
             director, f"{observer.plan.guest.facts['iptables']} -t mangle -S PREROUTING"):
         observer.blame(message, (director, "ipvs/mark"))
     if service.forward == "nat":
-        _blame_nat(message, service, server, director, observer)
+        _must_find_back(message, service, server, director, observer)
+        return
     thieves = [node for node in service.real_servers if node in observer.arp_nodes(service.vip)]
     if thieves:
         observer.blame(message, *((node, "ipvs/arp") for node in thieves))
-    if not asked:
-        observer.blame(message, *director_steps(service, director, "rules"))
     if service.forward == "tun":
-        _blame_tunnel(message, service, server, director, observer)
-    observer.blame(message, (server, "ipvs/vip-lo"))
+        _must_have_a_tunnel(message, service, server, director, observer)
 
 
 def forwards(node: str, observer: Observer) -> bool:
@@ -129,17 +135,16 @@ def forwards(node: str, observer: Observer) -> bool:
     return observer.says(node, "cat /proc/sys/net/ipv4/ip_forward") == "1"
 
 
-def _blame_nat(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> NoReturn:
+def _must_find_back(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> None:
     client = observer.client_node.interface_to(service.vip).address
     gateway = service.server_gateway(observer.plan.topology, server)
     if f"via {gateway} " not in observer.says(server, f"ip route get {client}"):
         observer.blame(message, (server, "ipvs/gateway"))
     if not forwards(director, observer):
         observer.blame(message, (director, "ipvs/forward"))
-    observer.blame(message, *director_steps(service, director, "rules"))
 
 
-def _blame_tunnel(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> NoReturn:
+def _must_have_a_tunnel(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> None:
     client = observer.client_node.interface_to(service.vip).address
     address = service.server_address(observer.plan.topology, server)
     for start, target in ((director, address), (server, client)):
@@ -155,4 +160,3 @@ def _blame_tunnel(message: str, service: Ipvs, server: str, director: str, obser
     for node in (server, *routers):
         if observer.says(node, filtered):
             observer.blame(message, (node, "ipvs/rp-filter"))
-    observer.blame(message, *director_steps(service, director, "rules"))

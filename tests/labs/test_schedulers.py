@@ -5,9 +5,8 @@ from functools import reduce
 from ipaddress import IPv4Address
 from math import gcd
 
-from balancing import blame_silence, choices, director_of, director_steps
+from balancing import blame_silence, choices, director_of, director_steps, must_be_reachable
 from observe import Observer
-from web import must_be_well
 
 from labctl.services import Ipvs
 
@@ -47,11 +46,8 @@ def test_closed_connections(counting: str, observer: Observer) -> None:
     if service.scheduler in ("sed", "nq"):
         expected = set(choices(service.scheduler, table, 1))
         if set(servers) != expected:
-            message = (f"With nothing open, {service.scheduler} should send every request to {expected}; the answers "
-                       f"came from {dict(Counter(servers))}.")
-            for server in table:
-                must_be_well(server, service.server_port, observer, message=message)
-            _blame(service, message, observer)
+            _blame(service, f"With nothing open, {service.scheduler} should send every request to {expected}; "
+                            f"the answers came from {dict(Counter(servers))}.", observer)
     elif len(table) > 1 and len(set(servers)) < 2:
         _blame(service, f"{service.scheduler} should not send {len(servers)} requests in a row to {servers[0]} alone.",
                observer)
@@ -139,4 +135,6 @@ def _table(servers: dict[IPv4Address, list[str]]) -> str:
 
 
 def _blame(service: Ipvs, message: str, observer: Observer) -> None:
+    for server in service.real_servers:
+        must_be_reachable(message, service, server, observer)
     observer.blame(message, *director_steps(service, director_of(service, observer), "rules"))
