@@ -123,7 +123,8 @@ def must_be_reachable(message: str, service: Ipvs, server: str, observer: Observ
     if service.forward == "nat":
         _must_find_back(message, service, server, director, observer)
         return
-    thieves = [node for node in service.real_servers if node in observer.arp_nodes(service.vip)]
+    answering = observer.arp_nodes(service.vip)
+    thieves = [node for node in service.real_servers if node in answering]
     if thieves:
         observer.blame(message, *((node, "ipvs/arp") for node in thieves))
     if service.forward == "tun":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from observe import Observer
 from testinfra.host import Host
-from web import ask, must_be_well
+from web import ask, must_be_well, units_of
 
 from labctl.services import Haproxy
 from labctl.services.haproxy import CHECK_FAILURES, CHECK_SECONDS
@@ -36,7 +36,7 @@ def test_dead_backend(proxy: tuple[str, str], host: Callable[[str], Host], obser
     name, node = proxy
     service = observer.service(name, Haproxy)
     dead, *others = service.servers
-    units = " ".join(unit for step in observer.serving(dead, service.server_port) for unit in step.units)
+    units = units_of(dead, service.server_port, observer)
 
     def servers() -> list[str]:
         return [answer.server for answer in ask(node, service.port, observer, 2 * len(service.servers))]

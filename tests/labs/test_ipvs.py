@@ -16,6 +16,7 @@ from balancing import (
 )
 from observe import Frame, Observer, mac_to_node
 from testinfra.host import Host
+from web import units_of
 
 from labctl.plan import Plan
 from labctl.services import Ipvs
@@ -192,7 +193,7 @@ def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observ
     assert service.health
     director = director_of(service, observer)
     server = next(iter(service.real_servers))
-    units = _units(service, server, observer)
+    units = units_of(server, service.server_port, observer)
     # The script asks one server after the other.
     bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
     # Another service's check may have stopped the same server just before.
@@ -258,7 +259,7 @@ def test_log(script_checked: str, host: Callable[[str], Host], observer: Observe
     director = director_of(service, observer)
     server = next(iter(service.real_servers))
     address = service.server_address(observer.plan.topology, server)
-    units = _units(service, server, observer)
+    units = units_of(server, service.server_port, observer)
     bound = 2 * service.health.removal_seconds
 
     def logged(what: str) -> int:
@@ -271,8 +272,3 @@ def test_log(script_checked: str, host: Callable[[str], Host], observer: Observe
             host(server).run(f"systemctl start {units}")
             observer.blame(f"Nothing in /var/log/ipvsmonitor.log says that {address} is {what}.",
                            (director, "ipvs/healthcheck"))
-
-
-def _units(service: Ipvs, server: str, observer: Observer) -> str:
-    """The units that serve a real server's port."""
-    return " ".join(unit for step in observer.serving(server, service.server_port) for unit in step.units)

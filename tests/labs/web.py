@@ -36,6 +36,11 @@ def _all_active(node: str, units: Sequence[str], observer: Observer) -> bool:
     return observer.says(node, f"systemctl is-active {' '.join(units)}").split() == ["active"] * len(units)
 
 
+def units_of(server: str, port: int, observer: Observer) -> str:
+    """The units that make a node answer HTTP on a port, as systemctl takes them."""
+    return " ".join(unit for step in observer.serving(server, port) for unit in step.units)
+
+
 def port_of(server: str, observer: Observer) -> int:
     """The first port at which a node serves HTTP."""
     return next(port for service in observer.plan.topology.services.values()
