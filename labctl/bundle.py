@@ -81,13 +81,15 @@ class Contents(Model):
 def fetch_wheels(directory: Path) -> list[Path]:
     """Have pip put labctl, and all that it depends on, into a directory as wheels for this Python.
 
-    labctl is this checkout, or, where it is installed, the same version from where pip gets its packages. Raises
-    LabError where labctl is offline, and for what pip says.
+    Raises LabError where labctl is offline or does not run from a checkout, and for what pip says.
     """
     config.must_be_online("get the packages that it depends on")
-    project = ROOT if (ROOT / "pyproject.toml").is_file() else f"{_DISTRIBUTION}=={_version()}"
+    if not (ROOT / "pyproject.toml").is_file():
+        # No package index has labctl: whoever registered its name there would be in the bundle.
+        raise LabError("A bundle is made in a checkout of labctl, and this one was installed without its sources.",
+                       hint="In a checkout, 'scripts/setup' and then '.venv/bin/labctl bundle create FILE' make it.")
     result = run([sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-input",
-                  "--retries", "1", "--wheel-dir", directory, project], check=False)
+                  "--retries", "1", "--wheel-dir", directory, ROOT], check=False)
     if result.returncode:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1] if lines else "it said nothing")

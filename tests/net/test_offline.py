@@ -104,6 +104,15 @@ def test_where_pip_gets_nothing_no_bundle_is_made(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.glob("*course.tar*"))
 
 
+def test_what_was_installed_without_its_sources_makes_no_bundle(tmp_path: Path) -> None:
+    put()
+    elsewhere = "import labctl.bundle, labctl.__main__, pathlib; labctl.bundle.ROOT = pathlib.Path('/'); "
+    result = run(sys.executable, "-c", f"{elsewhere} labctl.__main__.main()", "bundle", "create", "course.tar")
+    assert result.returncode == 2
+    assert "A bundle is made in a checkout of labctl" in result.stderr
+    assert not list(tmp_path.glob("*course.tar*"))
+
+
 def test_without_a_network_a_bundle_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = put()
     file = tmp_path / "course.tar"
