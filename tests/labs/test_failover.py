@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
+from web import units_of
 
 from labctl.lab import Lab
 from labctl.plan import Plan
@@ -134,16 +135,16 @@ def test_program_dies(watched: str, plan: Plan, host: Callable[[str], Host], obs
     service = observer.service(watched, Vrrp)
     frontend, failover = _frontend(watched, plan)
     holder = _one_holder(frontend, failover, observer)
-    unit = next(unit for step in observer.serving(holder, service.port) for unit in step.units)
+    units = units_of(holder, service.port, observer)
     try:
-        host(holder).check_output(f"systemctl stop {unit}")
+        host(holder).check_output(f"systemctl stop {units}")
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         statuses = [answer.status for answer in observer.sample(frontend.address, frontend.port, 4, host=frontend.host)]
         if statuses != [200] * 4:
             observer.blame(f"'{taker}' has the address, and requests get the HTTP statuses {statuses}.",
                            *_steps(taker, failover))
     finally:
-        host(holder).check_output(f"systemctl start {unit}")
+        host(holder).check_output(f"systemctl start {units}")
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from balancing import frontend_of
 from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
-from web import must_be_well
+from web import must_be_well, units_of
 
 from labctl.services import Heartbeat
 from labctl.services.heartbeat import DEADTIME, MOVE_SECONDS
@@ -55,16 +55,16 @@ def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host
     peer = next(each for each in service.nodes if each != node)
     allowed = service.watch_seconds + MOVE_SECONDS * observer.lab.patience
     _both_serve(service, observer)
-    unit = next(unit for step in observer.serving(node, service.port) for unit in step.units)
+    units = units_of(node, service.port, observer)
     try:
         with observer.probing(frontend) as probes:
-            host(node).check_output(f"systemctl stop {unit}")
+            host(node).check_output(f"systemctl stop {units}")
             if not until(lambda: observer.holders(frontend) == [peer], Deadline(allowed + 10), LOOK_SECONDS):
                 observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                                (node, "heartbeat/watch"))
             gap = observer.gap_until_it_serves(probes)
     finally:
-        host(node).check_output(f"systemctl start {unit}")
+        host(node).check_output(f"systemctl start {units}")
     record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
     if gap > allowed:
         observer.blame(f"After the web server on '{node}' stopped nobody served for {gap:.1f} s; {allowed:.1f} s are "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from balancing import director_of, director_steps, frontend_of
 from observe import Observer, told
 from testinfra.host import Host
-from web import ask, must_be_well, port_of
+from web import ask, must_be_well, port_of, units_of
 
 from labctl.services import Ipvs, NginxVhosts
 from labctl.services.nginx_vhosts import FAIL_SECONDS, PORT
@@ -40,18 +40,18 @@ def test_vhost_dead_server(shared_vhost: tuple[str, str], host: Callable[[str], 
     name, site = shared_vhost
     service = observer.service(name, NginxVhosts)
     dead, *others = service.vhosts[site]
-    unit = next(unit for step in observer.serving(dead, port_of(dead, observer)) for unit in step.units)
+    units = units_of(dead, port_of(dead, observer), observer)
     for proxy in service.nodes:
         _all_serve(service, proxy, site, observer)
     try:
-        host(dead).check_output(f"systemctl stop {unit}")
+        host(dead).check_output(f"systemctl stop {units}")
         for proxy in service.nodes:
             answers = ask(proxy, PORT, observer, _REQUESTS, site)
             if {(answer.status, *answer.names) for answer in answers} != {(200, proxy, other) for other in others}:
                 observer.blame(f"With '{dead}' dead, requests for '{site}' at '{proxy}' should be answered by "
                                f"{others}; they got {told(answers)}.", (proxy, "nginx-vhosts/vhosts"))
     finally:
-        host(dead).check_output(f"systemctl start {unit}")
+        host(dead).check_output(f"systemctl start {units}")
     for proxy in service.nodes:
         if not until(lambda: dead in {answer.names[-1] for answer in ask(proxy, PORT, observer, _REQUESTS, site)},  # noqa: B023
                      Deadline(2 * FAIL_SECONDS * observer.lab.patience)):
