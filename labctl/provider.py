@@ -103,15 +103,20 @@ class Provider:
 
     def states(self) -> dict[str, str]:
         """The lab's nodes that exist, with their states; one that was destroyed does not exist."""
+        found = {}
         with _errors("libvirt does not say which machines run"):
-            return {node: _STATES.get(domain.state()[0], "unknown") for node, domain in self._domains()}
+            for node, domain in self._domains():
+                with _may_end():
+                    found[node] = _STATES.get(domain.state()[0], "unknown")
+        return found
 
     def destroy(self, node: str) -> None:
         """Pull the plug of a node; one that does not exist is no error."""
         with _errors(f"The machine '{node}' could not be stopped"):
             for name, domain in self._domains():
                 if name == node:
-                    domain.destroy()
+                    with _may_end():
+                        domain.destroy()
 
     def remove_all(self) -> list[str]:
         """Remove all that belongs to the lab; goes on past failures and returns them."""
@@ -216,6 +221,16 @@ def _volume_xml(name: str, size: int, format_: str) -> ET.Element:
     ET.SubElement(root, "capacity", unit="bytes").text = str(size)
     ET.SubElement(ET.SubElement(root, "target"), "format", type=format_)
     return root
+
+
+@contextmanager
+def _may_end() -> Iterator[None]:
+    """For what is done with a machine that may end meanwhile: then there is nothing to do."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            raise
 
 
 @contextmanager
