@@ -4,6 +4,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
@@ -115,13 +116,12 @@ class Provider:
         with _errors(f"The machine '{node}' could not be stopped"):
             for name, domain in self._domains():
                 if name == node:
-                    with _may_end():
-                        domain.destroy()
+                    _pull_plug(domain)
 
     def remove_all(self) -> list[str]:
         """Remove all that belongs to the lab; goes on past failures and returns them."""
         failures = []
-        removals = [(f"the machine '{node}'", domain.destroy) for node, domain in self._domains()]
+        removals = [(f"the machine '{node}'", partial(_pull_plug, domain)) for node, domain in self._domains()]
         removals += [(f"the network '{name}'", network.destroy) for name, network in self._networks()]
         removals += [(f"the volume '{volume.name()}'", volume.delete) for volume in self._volumes()]
         for what, remove in removals:
@@ -221,6 +221,11 @@ def _volume_xml(name: str, size: int, format_: str) -> ET.Element:
     ET.SubElement(root, "capacity", unit="bytes").text = str(size)
     ET.SubElement(ET.SubElement(root, "target"), "format", type=format_)
     return root
+
+
+def _pull_plug(domain: Any) -> None:
+    with _may_end():
+        domain.destroy()
 
 
 @contextmanager

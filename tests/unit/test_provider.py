@@ -40,3 +40,4 @@ def test_a_machine_may_end_while_it_is_looked_at(provider: Provider, monkeypatch
     monkeypatch.setattr(provider, "_domains", lambda: iter(seen))
     assert provider.states() == {"b": "running"}
     provider.destroy("a")
+    assert provider.remove_all() == []
