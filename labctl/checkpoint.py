@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -44,12 +44,15 @@ class Saved(Model):
     disk: str
     """The name of its topmost layer."""
     memory_checksum: str
+    ahead: float
+    """Seconds by which its clock was ahead of ours."""
 
 
 class Checkpoint(Model):
     """A lab as it was at one moment."""
 
     made: datetime
+    """When the machines were held still."""
     note: str
     plan: Plan
     key: dict[str, str]
@@ -59,11 +62,12 @@ class Checkpoint(Model):
     """Of all layers that the nodes' disks are made of, by name."""
 
 
-def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Provider", note: str = "") -> None:
+def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Provider", ahead: Mapping[str, float],
+         note: str = "") -> None:
     """Save a running lab, whose directory is `lab`, as the checkpoint `home`, in place of the one that was there.
 
-    The machines are held still while their memory is written, and go on then. Raises LabError, and leaves nothing
-    but the lab as it was.
+    `ahead` says by how many seconds each node's clock is ahead of ours. The machines are held still while their memory
+    is written, and go on then. Raises LabError, and leaves nothing but the lab as it was.
     """
     states = provider.states()
     missing = [node.name for node in plan.nodes if states.get(node.name) != "running"]
@@ -79,11 +83,13 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
     work = Path(tempfile.mkdtemp(prefix=".saving-", dir=home.parent))
     try:
         (work / "disks").mkdir()
+        made = datetime.now().astimezone()
         layers = _freeze(plan, lab, work, provider)
         checksums = _each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
         description = Checkpoint(
-            made=datetime.now().astimezone(), note=note, plan=plan, key=key,
-            nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name]) for name in layers},
+            made=made, note=note, plan=plan, key=key,
+            nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name], ahead=ahead[name])
+                   for name in layers},
             layer_checksums={layer.name: files.checksum(layer) for layer in (work / "disks").iterdir()})
         (work / _FILE).write_text(description.model_dump_json(exclude={"plan": {"digest"}}))
         remove(home)
@@ -94,10 +100,12 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
         shutil.rmtree(work, ignore_errors=True)
 
 
-def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], lab: Path, provider: "Provider") -> None:
+def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], lab: Path,
+            provider: "Provider") -> dict[str, float]:
     """Start nodes of a lab, none of which exists now, as they were saved; they go on together.
 
-    Raises LabError if a machine does not start; some of the others may be there then.
+    Returns by how many seconds the clock of each is late, which stood still meanwhile. Raises LabError if a machine
+    does not start; some of the others may be there then.
     """
     for name in ("disks", "seeds", "consoles"):
         (lab / name).mkdir(exist_ok=True)
@@ -110,7 +118,10 @@ def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], la
         _each(nodes, lambda node: _thaw(checkpoint.nodes[node.name].disk, node, home, lab, provider))
     except OSError as error:
         raise LabError(f"{error.strerror}: '{error.filename}'.") from None
+    # Measured before the first one goes on, as before the first one was held still: it is the same for all.
+    still = (datetime.now().astimezone() - checkpoint.made).total_seconds()
     provider.resume()
+    return {node.name: still - checkpoint.nodes[node.name].ahead for node in nodes}
 
 
 def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _REBOOT_SECONDS = 10
 """For a node to take the command to reboot."""
 _ASK_SECONDS = 3
-"""For a node to say which steps are done."""
+"""For a node to say which steps are done, or what time it is."""
 
 
 class Record(Model):
@@ -110,6 +110,17 @@ class Lab:
         states = self.states()
         with ThreadPoolExecutor(max_workers=len(states)) as pool:
             return dict(zip(states, pool.map(ask, states.items()), strict=True))
+
+    def clocks(self) -> dict[str, float]:
+        """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
+        def ask(node: PlannedNode) -> float:
+            try:
+                return self.ssh.clock_ahead(node.name, _ASK_SECONDS * self.patience)
+            except LabError:
+                return 0.0
+
+        with ThreadPoolExecutor(max_workers=len(self.plan.nodes)) as pool:
+            return dict(zip((node.name for node in self.plan.nodes), pool.map(ask, self.plan.nodes), strict=True))
 
     def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
         """The readiness gates of this lab."""

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +52,16 @@ _AWAIT_RESULT = (f"i=0; while [ -e {_STATUS} ] && [ ! -e {_RESULT} ] && [ $i -lt
 cloud-init runs at a node's first boot only, and then has a status from before SSH is up. The command waits over there
 for a while, so that the guest is not busy with SSH instead of its own work.
 """
-_SET_CLOCK = "read -r now </sys/class/rtc/rtc0/since_epoch; date -us @$now.5 >/dev/null"
-"""The hardware's clock is right in a machine that goes on after it was saved; it counts whole seconds."""
+_PUT_FORWARD = "date -us '{late:+.3f} seconds' >/dev/null"
+"""A shell command for a clock that is late.
+
+It is told by how much because the hardware's clock would not do: it counts whole seconds, and QEMU's may be up to one
+behind. A node that follows another one's clock could then wait for five minutes before it believes in a difference.
+"""
+_ONCE = "(set -C; : >/run/labctl-woken.{moment}) 2>/dev/null"
+"""A shell command that succeeds once only, as what is asked may be asked again."""
+_CLOCK_SECONDS = 0.1
+"""How far off a clock may be; about as well as it can be told over SSH."""
 
 _CAUSES = (
     (r"labctl: the step (\S+) failed", "the step {0} failed"),
@@ -89,21 +99,29 @@ class Gates:
         self._said: dict[tuple[str, str], str] = {}
         """What nodes have answered as they woke, by node and question, until it is used."""
 
-    def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *, woken: bool = False,
-                       start: Callable[[PlannedNode], None] | None = None, at_once: int | None = None) -> None:
+    def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *,
+                       late: Mapping[str, float] | None = None, start: Callable[[PlannedNode], None] | None = None,
+                       at_once: int | None = None) -> None:
         """Return once every node is configured and its units are up. Raises GateError for the first that fails.
 
-        A node that still runs with one of the `past` boot ids has yet to go down. Nodes that are `woken` go on after
-        they were saved, and get the time of day. A machine that does not run yet is brought up by `start`; no more than
-        `at_once` nodes are on their way at a time.
+        A node that still runs with one of the `past` boot ids has yet to go down. Nodes that are `late` go on after
+        they were saved, and have their clocks put forward by so many seconds. A machine that does not run yet is
+        brought up by `start`; no more than `at_once` nodes are on their way at a time.
         """
+        moment = time.time_ns()
+
         def wait_for(node: PlannedNode) -> None:
             if self._cancelled.is_set():
                 raise _Cancelled
             try:
                 if start:
                     start(node)
-                self._wait_for_node(node, past, woken=woken)
+                if late is None:
+                    self._reachable(node, past, BOOT_ID)
+                    self._set_clock(node)
+                else:
+                    self._wake(node, f"{_ONCE} && {_PUT_FORWARD}".format(moment=moment, late=late[node.name]))
+                self._wait_for_node(node)
             except BaseException:
                 self._cancelled.set()  # Before this thread takes the next node.
                 raise
@@ -130,18 +148,14 @@ class Gates:
 
     # ---- One node -----------------------------------------------------------------------------------
 
-    def _wait_for_node(self, node: PlannedNode, past: Collection[str], *, woken: bool) -> None:
-        if woken:
-            self._wake(node)
-        else:
-            self._reachable(node, past, BOOT_ID)
+    def _wait_for_node(self, node: PlannedNode) -> None:
         self._progress.passed(node.name, "ssh")
         self._configured(node)
         self._progress.passed(node.name, "configured")
         self._units_active(node)
         self._progress.passed(node.name, "units")
 
-    def _wake(self, node: PlannedNode) -> None:
+    def _wake(self, node: PlannedNode, set_clock: str) -> None:
         """Set the clock, and ask all that the gates and the service need to know.
 
         At once, because each question costs a machine that has just been restored half a second.
@@ -151,10 +165,17 @@ class Gates:
         questions = [_AWAIT_RESULT, _say_still_up(node),
                      *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders),
                      *(_say_status(frontend) for frontend in frontends if is_client)]
-        script = "; ".join([_SET_CLOCK, *(f"{question}; echo {_END}" for question in questions)])
+        script = "; ".join([set_clock, *(f"{question}; echo {_END}" for question in questions)])
         said = self._reachable(node, (), script, _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends))
         self._said |= {(node.name, question): text
                        for question, text in zip(questions, said.split(_END), strict=False)}
+
+    def _set_clock(self, node: PlannedNode) -> None:
+        """Put the clock of a node right that has booted, for which it had the hardware's only."""
+        with suppress(Unreachable):  # The next gate will tell.
+            late = -self._ssh.clock_ahead(node.name, self._patience * _ATTEMPT_SECONDS)
+            if abs(late) > _CLOCK_SECONDS:
+                self._ssh.run(node.name, _PUT_FORWARD.format(late=late), self._patience * _ATTEMPT_SECONDS)
 
     def _reachable(self, node: PlannedNode, past: Collection[str], question: str,
                    seconds: float = _ATTEMPT_SECONDS) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -37,10 +37,10 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> None:
             raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
                            hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
         try:
-            checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, note)
+            checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, lab.clocks(), note)
         finally:
             if set(lab.states().values()) == {"running"}:
-                _wait(lab, lab.plan.nodes, progress)
+                _go_on(lab, progress)
 
 
 def restore(lab: Lab, name: str, progress: Progress) -> None:
@@ -106,11 +106,11 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
     """Keep a lab that has just booted, for `reset` and for the next start; that it cannot be kept is no failure."""
     progress.say("Saving the lab, for 'labctl reset' and for the next start.")
     try:
-        checkpoint.save(lab.plan, key(lab), lab.directory, _configured(lab.plan), lab.provider)
+        checkpoint.save(lab.plan, key(lab), lab.directory, _configured(lab.plan), lab.provider, lab.clocks())
         gc(gib=_KEPT_GIB)
     except LabError as error:
         progress.say(f"The next start will not be quicker: {error.message}")
-    _wait(lab, lab.plan.nodes, Silent())
+    _go_on(lab, Silent())
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
@@ -181,16 +181,22 @@ def _must_fit(lab: Lab, saved: Checkpoint) -> None:
 
 def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode], progress: Progress,
           limit: float | None = None) -> None:
-    checkpoint.restore(saved, home, nodes, lab.directory, lab.provider)
+    late = checkpoint.restore(saved, home, nodes, lab.directory, lab.provider)
     for node in nodes:
         progress.passed(node.name, "defined")
-    _wait(lab, nodes, progress, limit)
+    _wait(lab, nodes, late, progress, limit)
 
 
-def _wait(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress, limit: float | None = None) -> None:
-    """Let nodes that go on after they were saved pass their gates, and the lab serve."""
+def _go_on(lab: Lab, progress: Progress) -> None:
+    """Let a lab that was held still to be saved serve again."""
+    _wait(lab, lab.plan.nodes, {node: -ahead for node, ahead in lab.clocks().items()}, progress)
+
+
+def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], progress: Progress,
+          limit: float | None = None) -> None:
+    """Let nodes whose clocks are `late` pass their gates, and the lab serve."""
     gates = lab.gates(progress, limit)
-    gates.wait_for_nodes(nodes, woken=True)
+    gates.wait_for_nodes(nodes, late=late)
     gates.wait_for_service()
 
 

@@ -78,7 +78,8 @@ def test_reading_one_back_is_using_it(tmp_path: Path) -> None:
     home = kept(tmp_path, "it", 10)
     assert load(home) is None
     made = Checkpoint(made=datetime.now().astimezone(), note="before the exam", plan=plan_of(), key={"image": "a"},
-                      nodes={"rs1": Saved(disk=".rs1.qcow2", memory_checksum="0")}, layer_checksums={".rs1.qcow2": "1"})
+                      nodes={"rs1": Saved(disk=".rs1.qcow2", memory_checksum="0", ahead=0.1)},
+                      layer_checksums={".rs1.qcow2": "1"})
     (home / "checkpoint.json").write_text(made.model_dump_json(exclude={"plan": {"digest"}}))
     assert load(home) == made
     assert home.stat().st_mtime > time.time() - 60

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from labctl.domain import Accel
 from labctl.errors import GateError
 from labctl.plan import Plan
 from labctl.readiness import BOOT_ID, Gates, patience
-from labctl.ssh import Unreachable
+from labctl.ssh import Ssh, Unreachable
 
 
 def test_emulation_and_crowds_take_longer() -> None:
@@ -66,10 +67,12 @@ def test_a_machine_that_is_not_running_is_not_waited_for(states: dict[str, str],
     assert "console" not in caught.value.message
 
 
-class Rebooting:
+class Rebooting(Ssh):
     """The ssh of a node that goes down and comes back: the boot ids it tells, None while it does not answer."""
 
-    def __init__(self, plan: Plan, *boots: str | None) -> None:
+    def __init__(self, plan: Plan, *boots: str | None, late: float = 0) -> None:
+        super().__init__(Path("none"))
+        self._late = late
         self._digest = plan.digest
         self._boots = iter(boots)
         self.scripts: list[str] = []
@@ -85,6 +88,8 @@ class Rebooting:
             if boot is None:
                 raise Unreachable("The node 'client' cannot be reached by SSH: no route.")
             out = f"{boot}\n"
+        elif script == "date +%s.%N":
+            out = f"{time.time() - self._late}\n"
         return subprocess.CompletedProcess([], 0, out, "")
 
     def close(self, node: str) -> None:
@@ -100,6 +105,16 @@ def test_a_node_that_reboots_does_not_pass_before_it_has_gone_down() -> None:
     waiting.wait_for_nodes([plan.node("client")], ["other", "old"])
     assert ssh.scripts[:7] == [BOOT_ID, "close client", BOOT_ID, "close client", BOOT_ID, BOOT_ID, BOOT_ID]
     assert passed == ["booting", "ssh", "configured", "units"]
+
+
+@pytest.mark.parametrize(("late", "put"), [(0.04, []), (0.75, ["+0.75"]), (-86_400, ["-86400.0"])])
+def test_a_node_that_has_booted_gets_the_time_unless_it_has_it(late: float, put: list[str]) -> None:
+    plan = plan_of()
+    ssh = Rebooting(plan, "new", late=late)
+    gates(None, {"client": "running"}, ssh, "kvm").wait_for_nodes([plan.node("client")])
+    given = [script.removeprefix("date -us '") for script in ssh.scripts if script.startswith("date -us")]
+    assert len(given) == len(put)
+    assert all(map(str.startswith, given, put))
 
 
 @pytest.mark.parametrize(("boot", "reason"), [("old", "it does not go down."), (None, "no route; it may still be")])
@@ -127,12 +142,12 @@ def test_a_node_that_goes_on_gets_the_time_and_is_asked_once() -> None:
     plan = plan_of()
     result = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n'
     ssh, passed = Woken(f"{result}=end=\nactive\nactive\n=end=\n"), list[str]()
-    gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], woken=True)
+    gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], late={"rs1": 86400.25})
     assert len(ssh.scripts) == 1
-    assert ssh.scripts[0].startswith("read -r now </sys/class/rtc/rtc0/since_epoch; date -us")
+    assert "date -us '+86400.250 seconds'" in ssh.scripts[0]
     assert passed == ["booting", "ssh", "configured", "units"]
     ssh = Woken(f"{result}=end=\nactive\n=end=\n", "active\nactive\n")
-    gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
+    gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
     assert ssh.answers == []
 
 
@@ -140,7 +155,7 @@ def test_a_node_that_goes_on_with_another_plan_is_refused() -> None:
     plan = plan_of()
     ssh = Woken('{"v1": {"errors": []}}\nsome other\n=end=\nactive\nactive\n=end=\n')
     with pytest.raises(GateError, match="the steps were not all done"):
-        gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], woken=True)
+        gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
 
 
 def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked_again() -> None:
@@ -150,7 +165,7 @@ def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked
     for first, later in ((page, []), ("", ["", page])):
         ssh = Woken(f"{done}2: eth0 inet 10.10.10.100/32\n=end=\n", f"{done}{first}=end=\n", *later)
         waiting = gates(None, {"lvs": "running", "client": "running"}, ssh, "kvm")
-        waiting.wait_for_nodes([plan.node("lvs"), plan.node("client")], woken=True, at_once=1)
+        waiting.wait_for_nodes([plan.node("lvs"), plan.node("client")], late={"lvs": 1, "client": 1}, at_once=1)
         waiting.wait_for_service()
         assert ssh.answers == []
         assert f"to {plan.frontends()[0].address}" in ssh.scripts[0]
