@@ -4,7 +4,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,11 +171,14 @@ class Observer:
         self._next_port = max(self._next_port, int(time.time()) * _PORTS_PER_SECOND) + count
         return _LOWEST_PORT + (self._next_port - count) % _PORTS
 
-    def holders(self, frontend: Frontend) -> list[str]:
-        """The nodes that have the address, and all that has to be with it, on the interface to its segment."""
+    def holders(self, frontend: Frontend, among: Collection[str] = ()) -> list[str]:
+        """The nodes that have the address, and all that has to be with it, on the interface to its segment.
+
+        Only those `among` are asked, where some are given.
+        """
         found = []
         states = self.lab.states()
-        for name in frontend.holders:
+        for name in among or frontend.holders:
             if states[name] != "running":
                 continue
             commands = [f"ip -o -4 address show dev {self.plan.node(name).interface_to(address).name} to {address}"
@@ -183,6 +186,10 @@ class Observer:
             if len(self.host(name).run("; ".join(commands)).stdout.splitlines()) == len(commands):
                 found.append(name)
         return found
+
+    def holds_alone(self, node: str, frontend: Frontend) -> bool:
+        """Whether a node has the address and no other has. Those are asked only then: they may be busy giving it up."""
+        return node in self.holders(frontend, [node]) and self.holders(frontend) == [node]
 
     def arp_nodes(self, address: IPv4Address) -> set[str]:
         """Who answers the client's ARP requests for an address: nodes, or a MAC address that is no node's."""

@@ -162,10 +162,7 @@ def _somebody_else_takes_over(frontend: Frontend, failover: Failover, holder: st
     others = [node for node in frontend.holders if node != holder]
     deadline = Deadline(2 * _seconds(failover.crash_seconds, failover, observer))
 
-    def taken() -> list[str]:
-        return [node for node in observer.holders(frontend) if node in others]
-
-    takers = until(taken, deadline, LOOK_SECONDS)
+    takers = until(lambda: observer.holders(frontend, others), deadline, LOOK_SECONDS)
     if not takers:
         observer.blame(f"Nobody takes {frontend.address} over from '{holder}'.",
                        *(step for node in others for step in _steps(node, failover)))
@@ -178,6 +175,6 @@ def _ends_up_where_it_should(frontend: Frontend, failover: Failover, taker: str,
     if not failover.returns:
         # Long enough for a first choice that wrongly takes it back.
         until(lambda: observer.holders(frontend) != [expected], Deadline(2 * failover.crash_seconds), LOOK_SECONDS)
-    if not until(lambda: observer.holders(frontend) == [expected], Deadline(10 * observer.lab.patience), LOOK_SECONDS):
+    if not until(lambda: observer.holds_alone(expected, frontend), Deadline(10 * observer.lab.patience), LOOK_SECONDS):
         observer.blame(f"All nodes are there again, and '{expected}' does not have {frontend.address}.",
                        *_steps(expected, failover))
