@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from labctl.accel import slowness
 from labctl.domain import Accel
-from labctl.errors import GateError
+from labctl.errors import GateError, LabError
 from labctl.plan import Plan, PlannedNode
 from labctl.progress import Progress
 from labctl.room import Room
@@ -172,7 +172,7 @@ class Gates:
 
     def _set_clock(self, node: PlannedNode) -> None:
         """Put the clock of a node right that has booted, for which it had the hardware's only."""
-        with suppress(Unreachable):  # The next gate will tell.
+        with suppress(LabError):  # What is wrong with the node, the next gates tell.
             late = -self._ssh.clock_ahead(node.name, self._patience * _ATTEMPT_SECONDS)
             if abs(late) > _CLOCK_SECONDS:
                 self._ssh.run(node.name, _PUT_FORWARD.format(late=late), self._patience * _ATTEMPT_SECONDS)

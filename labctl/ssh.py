@@ -1,5 +1,6 @@
 """Run things on a lab's nodes."""
 
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from labctl.errors import LabError
 from labctl.process import CommandError, run
 
 _CONNECTION_FAILED = 255
+_TIME = re.compile(r"\d+\.\d+")
 _CLOCK_QUESTIONS = 4
 _QUICK_SECONDS = 0.25
 """An answer to the question what time it is that is good enough, and the next question is not needed."""
@@ -58,8 +60,10 @@ class Ssh:
         answers = []
         for _ in range(_CLOCK_QUESTIONS):
             asked = time.time()
-            said = self.do(node, "date +%s.%N", timeout, f"'{node}' does not say what time it is")
+            said = self.do(node, "date +%s.%N", timeout, f"'{node}' does not say what time it is").strip()
             answered = time.time()
+            if not _TIME.fullmatch(said):
+                raise LabError(f"'{node}' does not say what time it is, but '{said}'.")
             answers.append((answered - asked, float(said) - (asked + answered) / 2))
             if answered - asked < _QUICK_SECONDS:
                 break

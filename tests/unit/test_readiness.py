@@ -70,9 +70,10 @@ def test_a_machine_that_is_not_running_is_not_waited_for(states: dict[str, str],
 class Rebooting(Ssh):
     """The ssh of a node that goes down and comes back: the boot ids it tells, None while it does not answer."""
 
-    def __init__(self, plan: Plan, *boots: str | None, late: float = 0) -> None:
+    def __init__(self, plan: Plan, *boots: str | None, late: float = 0, time_of_day: str | None = None) -> None:
         super().__init__(Path("none"))
         self._late = late
+        self._time_of_day = time_of_day
         self._digest = plan.digest
         self._boots = iter(boots)
         self.scripts: list[str] = []
@@ -89,7 +90,7 @@ class Rebooting(Ssh):
                 raise Unreachable("The node 'client' cannot be reached by SSH: no route.")
             out = f"{boot}\n"
         elif script == "date +%s.%N":
-            out = f"{time.time() - self._late}\n"
+            out = f"{time.time() - self._late}\n" if self._time_of_day is None else self._time_of_day
         return subprocess.CompletedProcess([], 0, out, "")
 
     def close(self, node: str) -> None:
@@ -123,6 +124,14 @@ def test_a_node_that_does_not_reboot_in_time_is_given_up(boot: str | None, reaso
     waiting = gates(None, {"client": "running"}, Rebooting(plan, *[boot] * 9), "kvm", limit=0.01)
     with pytest.raises(GateError, match=reason):
         waiting.wait_for_nodes([plan.node("client")], ["old"])
+
+
+@pytest.mark.parametrize("said", ["", "Sat Nov 28", "1795898292.%N"])
+def test_a_node_that_does_not_say_what_time_it_is_keeps_its_clock(said: str) -> None:
+    plan = plan_of()
+    ssh = Rebooting(plan, "new", time_of_day=said)
+    gates(None, {"client": "running"}, ssh, "kvm").wait_for_nodes([plan.node("client")])
+    assert not [script for script in ssh.scripts if script.startswith("date -us")]
 
 
 class Woken:
