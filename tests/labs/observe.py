@@ -145,8 +145,11 @@ class Observer:
 
     def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
         """The command by which a node runs the asker."""
-        words = [self.plan.guest.facts["python"], "-S", "-E", "-c", _ASKER, verb, address, port, host or address, *more]
-        return shlex.join(map(str, words))
+        return self.python(_ASKER, verb, address, port, host or address, *more)
+
+    def python(self, program: str, *arguments: object) -> str:
+        """The command by which a node runs a program in its Python."""
+        return shlex.join(map(str, [self.plan.guest.facts["python"], "-S", "-E", "-c", program, *arguments]))
 
     def neighbour(self, node: str) -> str:
         """Who asks a node at its own address: the client, or where it is on other networks, a node beside it."""

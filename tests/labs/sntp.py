@@ -8,6 +8,7 @@ are when the question came, and when the answer left.
 import _socket
 import sys
 import time
+from struct import unpack
 
 PORT = 123
 ERA = 2208988800
@@ -15,19 +16,6 @@ ERA = 2208988800
 QUESTIONS = 4
 """The answer that comes back the soonest tells best."""
 SECONDS = 1
-
-
-def number(part):
-    """An unsigned number in network order."""
-    result = 0
-    for byte in bytearray(part):
-        result = result * 256 + byte
-    return result
-
-
-def moment(part):
-    """A time stamp, in seconds since 1970."""
-    return number(part) / 2.0**32 - ERA
 
 
 def ask(address):
@@ -43,9 +31,9 @@ def ask(address):
         return None
     finally:
         connection.close()
-    head = bytearray(answer)
-    offset = (moment(answer[32:40]) - sent + moment(answer[40:48]) - came) / 2
-    return came - sent, head[0] >> 6, head[1], ".".join(str(byte) for byte in head[12:16]), offset
+    first, stratum, reference, arrived, left = unpack("!BB10x4s16xQQ", answer[:48])
+    offset = (arrived / 2.0**32 - ERA - sent + left / 2.0**32 - ERA - came) / 2
+    return came - sent, first >> 6, stratum, ".".join(str(byte) for byte in bytearray(reference)), offset
 
 
 if __name__ == "__main__":

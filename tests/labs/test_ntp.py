@@ -1,6 +1,5 @@
 """Clocks: whose time a machine follows, and how closely."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +79,6 @@ def _tells(asker: str, address: str, observer: Observer) -> bool:
 
 def _clocks(asker: str, observer: Observer, *addresses: str) -> dict[str, Clock]:
     """What those say who answer a node."""
-    words = [observer.plan.guest.facts["python"], "-S", "-E", "-c", _SNTP, *addresses]
-    lines = map(str.split, observer.says(asker, shlex.join(words)).splitlines())
+    lines = map(str.split, observer.says(asker, observer.python(_SNTP, *addresses)).splitlines())
     return {address: Clock(int(leap), int(stratum), reference, float(offset))
             for address, leap, stratum, reference, offset in lines}
