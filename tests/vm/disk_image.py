@@ -29,7 +29,7 @@ b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 while read -r module; do $b insmod /modules/$module; done </list
 until [ -b /dev/vda1 ]; do $b sleep 0.1; done
-$b mount -t ext4 -o ro,noatime /dev/vda1 /new
+$b mount -t ext4 -o rw,noatime /dev/vda1 /new
 exec $b switch_root /new /sbin/init
 """
 """The image's own looks for a file system on the whole disk."""
