@@ -14,10 +14,7 @@ shadow() {
     mkdir -p "$below"
     mount --rbind "$1" "$below"
     mount -t tmpfs -o mode=0755 labctl "$1"
-    for entry in "$below"/* "$below"/.[!.]*; do
-        if [ -e "$entry" ] || [ -L "$entry" ]; then ln -s "$entry" "$1/"; fi
-    done
-    rm -f "$1/libvirt"
+    find "$below" -mindepth 1 -maxdepth 1 ! -name libvirt -exec ln -s -t "$1" {} +
     mkdir "$1/libvirt"
 }
 for directory in /etc /run /var/lib /var/log /var/cache; do shadow "$directory"; done
