@@ -101,33 +101,32 @@ def measure(topology: str, guest: str, directory: Path, rounds: int) -> Figures:
     warm, reset, down = [], [], []
     for _ in range(rounds):
         down.append(timed("down", LAB, **environment)[1])
-        _, seconds, said = timed(*up, **environment)
+        seconds, _, said = timed(*up, **environment)
         if "Starting from what was saved" not in said:
             sys.exit(f"warm_up: that was no warm start:\n{said}")
         warm.append(seconds)
         reset.append(timed("reset", LAB, **environment)[1])
     kept = sum(file.stat().st_blocks * 512 for home in (cache / "warm").iterdir() for file in home.rglob("*"))
-    labctl("down", LAB, **environment)
+    timed("down", LAB, **environment)
     shutil.rmtree(cache)
     return Figures(nodes, cold, all_of_it - cold, median(warm), median(reset), median(down), resident, kept / 2**20)
 
 
-def labctl(*words: str, **environment: str) -> str:
-    """Run it; what it said on stderr."""
-    result = subprocess.run([sys.executable, "-m", "labctl", *words], env={**os.environ, **environment}, text=True,
-                            capture_output=True, check=False)
-    if result.returncode:
-        sys.exit(f"warm_up: labctl {' '.join(words)} failed:\n{result.stderr}")
-    return result.stderr
-
-
 def timed(*words: str, **environment: str) -> tuple[float, float, str]:
-    """Seconds until the last node serves, as it says, and until it ended; and what it said."""
+    """Run labctl: seconds until it said that the last node serves, and until it ended; and all that it said."""
     before = time.monotonic()
-    said = labctl(*words, **environment)
-    after = time.monotonic()
-    serving = [float(seconds) for seconds in re.findall(r"^ *([\d.]+) s  \S+: serving", said, re.MULTILINE)]
-    return max(serving, default=after - before), after - before, said
+    said, serving = "", 0.0
+    with subprocess.Popen([sys.executable, "-m", "labctl", *words], env={**os.environ, **environment}, text=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        for line in process.stderr:
+            said += line
+            if re.search(r": serving$", line):
+                serving = time.monotonic() - before
+    if process.returncode:
+        sys.exit(f"warm_up: labctl {' '.join(words)} failed:\n{said}")
+    after = time.monotonic() - before
+    return serving or after, after, said
 
 
 def resident_memory(directory: Path) -> tuple[float, int]:
