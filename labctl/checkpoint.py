@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from labctl import files
+from labctl import files, paths
 from labctl.domain import Disks, moved
 from labctl.errors import LabError
 from labctl.machine import free_disk
@@ -63,11 +63,12 @@ class Checkpoint(Model):
 
 
 def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Provider", ahead: Mapping[str, float],
-         note: str = "") -> None:
+         note: str = "") -> dict[str, float]:
     """Save a running lab, whose directory is `lab`, as the checkpoint `home`, in place of the one that was there.
 
     `ahead` says by how many seconds each node's clock is ahead of ours. The machines are held still while their memory
-    is written, and go on then. Raises LabError, and leaves nothing but the lab as it was.
+    is written, and go on then. Returns by how many seconds the clock of each is late. Raises LabError, and leaves
+    nothing but the lab as it was.
     """
     states = provider.states()
     missing = [node.name for node in plan.nodes if states.get(node.name) != "running"]
@@ -84,7 +85,7 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
     try:
         (work / "disks").mkdir()
         made = datetime.now().astimezone()
-        layers = _freeze(plan, lab, work, provider)
+        layers, still = _freeze(plan, lab, work, provider)
         checksums = _each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
         description = Checkpoint(
             made=made, note=note, plan=plan, key=key,
@@ -94,6 +95,7 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
         (work / _FILE).write_text(description.model_dump_json(exclude={"plan": {"digest"}}))
         remove(home)
         work.rename(home)
+        return {node: still - ahead[node] for node in layers}
     except OSError as error:
         raise LabError(f"The lab '{plan.lab}' cannot be saved: {error.strerror}: '{error.filename}'.") from None
     finally:
@@ -201,10 +203,14 @@ def remove(home: Path) -> None:
 # ---- One node ---------------------------------------------------------------------------------------------
 
 
-def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> dict[str, str]:
-    """Write all memories, and let the nodes go on; returns the layer that each one's disk has become."""
+def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> tuple[dict[str, str], float]:
+    """Write all memories, and let the nodes go on.
+
+    Returns the layer that each one's disk has become, and for how many seconds they were held still.
+    """
     disks = lab / "disks"
     layers = {node.name: f".{node.name}.{uuid4().hex[:8]}.qcow2" for node in plan.nodes}
+    held = time.monotonic()
     provider.suspend()
     try:
         _each(plan.nodes, lambda node: provider.save(node.name, _memory(work, node)))
@@ -217,10 +223,11 @@ def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> dict[str
         for node in gone:
             (disks / f"{node.name}.qcow2").rename(disks / layers[node.name])
         _each(gone, lambda node: _thaw(layers[node.name], node, work, lab, provider))
+        still = time.monotonic() - held
         provider.resume()
     for layer in disks.glob(".*.qcow2"):
         files.adopt(layer, work / "disks" / layer.name)
-    return layers
+    return layers, still
 
 
 def _thaw(layer: str, node: PlannedNode, home: Path, lab: Path, provider: "Provider") -> None:
@@ -229,7 +236,8 @@ def _thaw(layer: str, node: PlannedNode, home: Path, lab: Path, provider: "Provi
     overlay.unlink(missing_ok=True)
     _overlay(overlay, layer)
     memory = _memory(home, node)
-    now = Disks(overlay, seed, console=lab / "consoles" / f"{node.name}.log")
+    now = Disks(overlay, seed, console=lab / "consoles" / f"{node.name}.log",
+                serial=paths.serial(lab.name, node.interfaces[0].address))
     provider.restore(memory, moved(provider.saved_xml(memory), now), paused=True)
 
 

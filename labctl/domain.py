@@ -32,6 +32,8 @@ class Disks:
     media: Path | None = None
     console: Path | None = None
     """A file that gets a copy of the serial console, where one can be kept."""
+    serial: Path | None = None
+    """The socket of the second serial port, where it can be reached."""
 
 
 def name(plan: Plan, node: str) -> str:
@@ -103,6 +105,7 @@ def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str
         _sub(element, "source", network=network_name(plan, interface.network))
         _sub(element, "model", type="virtio")
     _console(devices, disks.console)
+    _second_serial_port(devices, disks.serial)
     _sub(_sub(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _sub(devices, "memballoon", model="none")
     return _pretty(root)
@@ -134,6 +137,8 @@ def moved(xml: str, disks: Disks) -> str:
             disk.remove(below)
     for log in root.iterfind("devices//log"):
         log.set("file", str(disks.console))
+    for socket in root.iterfind("devices/serial/source[@mode='bind']"):
+        socket.set("path", str(disks.serial))
     return _pretty(root)
 
 
@@ -160,6 +165,14 @@ def _console(devices: ET.Element, log: Path | None) -> None:
         _sub(serial, "log", file=str(log), append="on")
     _sub(serial, "target", port="0")
     _sub(_sub(devices, "console", type="pty"), "target", type="serial", port="0")
+
+
+def _second_serial_port(devices: ET.Element, socket: Path | None) -> None:
+    """A port with nobody behind it is there as well: all machines of a kind have the same devices."""
+    serial = _sub(devices, "serial", type="unix" if socket else "null")
+    if socket:
+        _sub(serial, "source", mode="bind", path=str(socket))
+    _sub(serial, "target", port="1")
 
 
 def _metadata(root: ET.Element, plan: Plan, part: str) -> None:

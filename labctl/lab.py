@@ -1,16 +1,16 @@
 """A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl import access, keys, paths, preboot, readiness, room, store
+from labctl import access, keys, paths, preboot, readiness, room, store, wake
 from labctl.domain import Accel, domain_xml
 from labctl.errors import GateError, LabError
 from labctl.plan import Plan, PlannedNode
@@ -24,6 +24,8 @@ from labctl.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from labctl.provider import Provider
+
+Answer = TypeVar("Answer")
 
 _REBOOT_SECONDS = 10
 """For a node to take the command to reboot."""
@@ -98,18 +100,18 @@ class Lab:
 
     def applied(self) -> dict[str, set[str] | None]:
         """The names of each node's steps that are done; None for a node that does not say."""
-        def ask(state: tuple[str, str]) -> set[str] | None:
-            if state[1] != "running":
+        states = self.states()
+
+        def ask(node: PlannedNode) -> set[str] | None:
+            if states[node.name] != "running":
                 return None
             try:
-                result = self.ssh.run(state[0], f"ls {MARKERS}", timeout=_ASK_SECONDS * self.patience)
+                result = self.ssh.run(node.name, f"ls {MARKERS}", timeout=_ASK_SECONDS * self.patience)
             except Unreachable:
                 return None
             return None if result.returncode else set(result.stdout.split())
 
-        states = self.states()
-        with ThreadPoolExecutor(max_workers=len(states)) as pool:
-            return dict(zip(states, pool.map(ask, states.items()), strict=True))
+        return self._of_each(ask)
 
     def clocks(self) -> dict[str, float]:
         """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
@@ -119,12 +121,24 @@ class Lab:
             except LabError:
                 return 0.0
 
-        with ThreadPoolExecutor(max_workers=len(self.plan.nodes)) as pool:
-            return dict(zip((node.name for node in self.plan.nodes), pool.map(ask, self.plan.nodes), strict=True))
+        return self._of_each(ask)
+
+    def await_question(self) -> None:
+        """Have nodes that are going to be saved wait for the first question as they go on."""
+        def ask(node: PlannedNode) -> None:
+            with suppress(LabError):  # Then it is asked by SSH.
+                self.ssh.do(node.name, wake.WAIT, _ASK_SECONDS * self.patience, f"'{node.name}' does not wait")
+
+        self._of_each(ask)
 
     def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
         """The readiness gates of this lab."""
         return readiness.Gates(self.plan, self.room, self.provider, self.ssh, self.record.accel, progress, limit)
+
+    def _of_each(self, ask: Callable[[PlannedNode], Answer]) -> dict[str, Answer]:
+        """What `ask` finds out of each node, of all at once."""
+        with ThreadPoolExecutor(max_workers=len(self.plan.nodes)) as pool:
+            return dict(zip((node.name for node in self.plan.nodes), pool.map(ask, self.plan.nodes), strict=True))
 
     # ---- What is done to nodes ---------------------------------------------------------------------------
 

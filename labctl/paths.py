@@ -1,6 +1,7 @@
 """Where labctl keeps things (XDG base directories)."""
 
 import os
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import platformdirs
@@ -39,6 +40,11 @@ def sockets(name: str) -> Path:
     if not Path(runtime).is_dir():
         runtime = f"/tmp/labctl-runtime-{os.getuid()}"  # Whoever makes it checks whose it is.
     return Path(runtime) / _APP / name
+
+
+def serial(lab: str, address: IPv4Address) -> Path:
+    """The socket of the second serial port of the node whose first address this is."""
+    return sockets(lab) / f"{address}.serial"
 
 
 def cache() -> Path:

@@ -5,7 +5,9 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -46,6 +48,31 @@ def run(
         reason = said[-1] if said else "it said nothing"
         raise CommandError(f"The command '{command}' failed with status {result.returncode}: {reason}")
     return result
+
+
+def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
+    """Start a program, say something to it, and return the first line that it prints; then it is ended.
+
+    The line is empty where there is none within `timeout` seconds. Raises CommandError if the program is missing.
+    """
+    words = [str(word) for word in argv]
+    log.debug("%s", shlex.join(words))
+    try:
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+    with process:
+        timer = threading.Timer(timeout, process.kill)
+        timer.start()
+        try:
+            assert process.stdin and process.stdout
+            with suppress(BrokenPipeError):
+                process.stdin.write(said.encode())
+                process.stdin.flush()
+            return process.stdout.readline().decode(errors="replace").strip()
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str],

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labctl import paths, wake
 from labctl.accel import slowness
 from labctl.domain import Accel
 from labctl.errors import GateError, LabError
@@ -42,24 +43,24 @@ _CONSOLE_TAIL = 15
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 """A command; what it prints is another one after each boot."""
 
+
+def _say(file: str) -> str:
+    """A shell command like cat, which would be a program to start."""
+    return f"""while IFS= read -r line || [ "$line" ]; do printf '%s\\n' "$line"; done <{file}"""
+
+
 _STATUS, _RESULT = "/run/cloud-init/status.json", "/run/cloud-init/result.json"
 _AWAIT_RESULT = (f"i=0; while [ -e {_STATUS} ] && [ ! -e {_RESULT} ] && [ $i -lt 20 ]; "
                  "do sleep 0.5; i=$((i + 1)); done; "
-                 f"if [ -e {_RESULT} ]; then cat {_RESULT} {CONFIGURED}; "
-                 f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; cat {CONFIGURED}; fi")
+                 f"if [ -e {_RESULT} ]; then {_say(_RESULT)}; {_say(CONFIGURED)}; "
+                 f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; {_say(CONFIGURED)}; fi")
 """A shell command that says what cloud-init has to say when it is done, and which plan's steps are done.
 
 cloud-init runs at a node's first boot only, and then has a status from before SSH is up. The command waits over there
 for a while, so that the guest is not busy with SSH instead of its own work.
 """
-_PUT_FORWARD = "date -us '{late:+.3f} seconds' >/dev/null"
-"""A shell command for a clock that is late.
-
-It is told by how much because the hardware's clock would not do: it counts whole seconds, and QEMU's may be up to one
-behind. A node that follows another one's clock could then wait for five minutes before it believes in a difference.
-"""
-_ONCE = "(set -C; : >/run/labctl-woken.{moment}) 2>/dev/null"
-"""A shell command that succeeds once only, as what is asked may be asked again."""
+_WOKEN = "/run/labctl-woken.{}"
+"""Is there once a node's clock was put forward, as what is asked may be asked again."""
 _CLOCK_SECONDS = 0.1
 """How far off a clock may be; about as well as it can be told over SSH."""
 
@@ -120,7 +121,7 @@ class Gates:
                     self._reachable(node, past, BOOT_ID)
                     self._set_clock(node)
                 else:
-                    self._wake(node, f"{_ONCE} && {_PUT_FORWARD}".format(moment=moment, late=late[node.name]))
+                    self._wake(node, late[node.name], _WOKEN.format(moment))
                 self._wait_for_node(node)
             except BaseException:
                 self._cancelled.set()  # Before this thread takes the next node.
@@ -155,18 +156,28 @@ class Gates:
         self._units_active(node)
         self._progress.passed(node.name, "units")
 
-    def _wake(self, node: PlannedNode, set_clock: str) -> None:
-        """Set the clock, and ask all that the gates and the service need to know.
+    def _wake(self, node: PlannedNode, late: float, woken: str) -> None:
+        """Put the clock forward, ask all that the gates and the service need to know, and see that SSH is there.
 
-        At once, because each question costs a machine that has just been restored half a second.
+        At once and without a login, because each question costs a machine that has just been restored half a second,
+        and a login one second.
         """
         frontends = self._plan.frontends()
         is_client = node in self._plan.clients()
         questions = [_AWAIT_RESULT, _say_still_up(node),
                      *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders),
                      *(_say_status(frontend) for frontend in frontends if is_client)]
-        script = "; ".join([set_clock, *(f"{question}; echo {_END}" for question in questions)])
-        said = self._reachable(node, (), script, _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends))
+        script = "; ".join(f"{question}; echo {_END}" for question in questions)
+        seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends)
+        try:
+            port = paths.serial(self._plan.lab, node.interfaces[0].address)
+            said = wake.ask(port, f"{script}; : >{woken}", late, seconds)
+        except Unreachable:
+            set_clock = f"[ -e {woken} ] || {{ : >{woken}; {wake.put_forward(late)} >/dev/null; }}"
+            said = self._reachable(node, (), f"{set_clock}; {script}", seconds)
+        else:
+            self._progress.passed(node.name, "booting")
+            self._greeted(node)
         self._said |= {(node.name, question): text
                        for question, text in zip(questions, said.split(_END), strict=False)}
 
@@ -175,7 +186,7 @@ class Gates:
         with suppress(LabError):  # What is wrong with the node, the next gates tell.
             late = -self._ssh.clock_ahead(node.name, self._patience * _ATTEMPT_SECONDS)
             if abs(late) > _CLOCK_SECONDS:
-                self._ssh.run(node.name, _PUT_FORWARD.format(late=late), self._patience * _ATTEMPT_SECONDS)
+                self._ssh.run(node.name, wake.put_forward(late), self._patience * _ATTEMPT_SECONDS)
 
     def _reachable(self, node: PlannedNode, past: Collection[str], question: str,
                    seconds: float = _ATTEMPT_SECONDS) -> str:
@@ -212,6 +223,12 @@ class Gates:
         if not until(answers, self._deadline(_SSH_SECONDS), interval=_ASK_SECONDS * self._patience):
             raise self._failure(node, "ssh", refusal)
         return answer
+
+    def _greeted(self, node: PlannedNode) -> None:
+        address = self._plan.access_address(node)
+        if not until(lambda: self._room.greeting(address, _ATTEMPT_SECONDS).startswith("SSH-"),
+                     self._deadline(_SSH_SECONDS)):
+            raise self._failure(node, "ssh", "nobody greets at its SSH port")
 
     def _ask(self, node: PlannedNode, question: str) -> str:
         """What a node answers, or has answered as it woke. Raises Unreachable."""

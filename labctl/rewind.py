@@ -36,11 +36,12 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> None:
         if home.exists():
             raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
                            hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
+        late = None
         try:
-            checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, lab.clocks(), note)
+            late = _save(lab, home, note)
         finally:
             if set(lab.states().values()) == {"running"}:
-                _go_on(lab, progress)
+                _go_on(lab, late, progress)
 
 
 def restore(lab: Lab, name: str, progress: Progress) -> None:
@@ -105,12 +106,13 @@ def images_in_use() -> dict[str, list[str]]:
 def keep_configured(lab: Lab, progress: Progress) -> None:
     """Keep a lab that has just booted, for `reset` and for the next start; that it cannot be kept is no failure."""
     progress.say("Saving the lab, for 'labctl reset' and for the next start.")
+    late = None
     try:
-        checkpoint.save(lab.plan, key(lab), lab.directory, _configured(lab.plan), lab.provider, lab.clocks())
+        late = _save(lab, _configured(lab.plan))
         gc(gib=_KEPT_GIB)
     except LabError as error:
         progress.say(f"The next start will not be quicker: {error.message}")
-    _go_on(lab, Silent())
+    _go_on(lab, late, Silent())
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
@@ -140,6 +142,12 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
     _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
+
+
+def _save(lab: Lab, home: Path, note: str = "") -> dict[str, float]:
+    ahead = lab.clocks()
+    lab.await_question()
+    return checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, ahead, note)
 
 
 def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: Progress) -> None:
@@ -187,9 +195,9 @@ def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode],
     _wait(lab, nodes, late, progress, limit)
 
 
-def _go_on(lab: Lab, progress: Progress) -> None:
-    """Let a lab that was held still to be saved serve again."""
-    _wait(lab, lab.plan.nodes, {node: -ahead for node, ahead in lab.clocks().items()}, progress)
+def _go_on(lab: Lab, late: Mapping[str, float] | None, progress: Progress) -> None:
+    """Let a lab that was held still to be saved serve again. Where it could not be, nobody knows for how long."""
+    _wait(lab, lab.plan.nodes, late or {node: -ahead for node, ahead in lab.clocks().items()}, progress)
 
 
 def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], progress: Progress,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from labctl import paths
 from labctl.domain import Disks
 from labctl.errors import LabError
 from labctl.plan import Plan, PlannedNode
-from labctl.process import run, spawn
+from labctl.process import first_line, run, spawn
 from labctl.store import Image
 from labctl.wait import Deadline, until
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _INIT = Path(__file__).with_name("room-init.sh")
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
+_HELLO = "SSH-2.0-labctl\r\n"
+"""RFC 4253, 4.2. sshd would log an error about somebody who goes without it."""
 _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "255.255.255.255.0123456789abcdef"
 """The name under which ssh makes the socket of a shared connection, before it renames it."""
@@ -54,6 +57,11 @@ class Room(ABC):
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
         """Bring a node's files to where its domain can use them; its disk is over the image's, or over `base`."""
+
+    def greeting(self, address: IPv4Address, seconds: float) -> str:
+        """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""
+        words = shlex.split((self.proxy or "nc %h %p").replace("%h", str(address)).replace("%p", "22"))
+        return first_line(words, _HELLO, seconds)
 
     @abstractmethod
     def console(self, node: str) -> Path | None:
@@ -148,7 +156,8 @@ class PrivateRoom(Room):
             run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.name if base else image.disk,
                  overlay])
             seed_file.write_bytes(seed)
-        return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console)
+        return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console,
+                     paths.serial(self._directory.name, node.interfaces[0].address))
 
     def console(self, node: str) -> Path:
         """See the base class."""

@@ -50,6 +50,7 @@ def _files(lab: plan.Plan) -> dict[str, str]:
             console=home / f"{node.name}.log",
             kernel=Path("/image/vmlinuz") if direct else None,
             initrd=Path("/image/initrd.img") if direct else None,
+            serial=Path(f"/run/labctl/{node.interfaces[0].address}.serial"),
         )
         files[f"nodes/{node.name}/domain.xml"] = domain.domain_xml(lab, node, disks, "tcg")
         for file, text in seed.files(lab, node, keys).items():

@@ -1,5 +1,6 @@
 """labctl.domain: libvirt's XML."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -89,6 +90,14 @@ def test_the_console_is_kept_where_it_can_be() -> None:
     assert xml(DISK).find("devices/serial/log") is None
 
 
+def test_all_machines_have_a_second_serial_port_whether_or_not_it_can_be_reached() -> None:
+    ports = [xml(disks).find("devices/serial[2]")
+             for disks in (DISK, replace(DISK, serial=Path("/run/10.10.10.12.serial")))]
+    assert [(port.get("type"), attributes(port, "target")["port"]) for port in ports if port is not None] == [
+        ("null", "1"), ("unix", "1")]
+    assert attributes(xml(replace(DISK, serial=Path("/s"))), "devices/serial/source") == {"mode": "bind", "path": "/s"}
+
+
 def test_size_and_identity_are_the_plans() -> None:
     plan = plan_of()
     root = xml()
@@ -155,15 +164,17 @@ def test_a_machine_waits_by_its_kernel_arguments() -> None:
 
 def test_a_saved_machine_finds_its_files_where_they_are_now() -> None:
     plan = plan_of()
-    saved = domain_xml(plan, plan.node("rs1"), DIRECT, "tcg").replace(
+    saved = domain_xml(plan, plan.node("rs1"), replace(DIRECT, serial=Path("/old/rs1.serial")), "tcg").replace(
         "<source file=\"/lab/rs1.qcow2\" />", "<source file=\"/old/.rs1.new\" />"
         "<backingStore type='file'><source file='/old/below'/></backingStore>")
     assert "/old/below" in saved
-    now = Disks(Path("/now/rs1.qcow2"), Path("/now/rs1.iso"), console=Path("/now/rs1.log"))
+    now = Disks(Path("/now/rs1.qcow2"), Path("/now/rs1.iso"), console=Path("/now/rs1.log"),
+                serial=Path("/now/rs1.serial"))
     root = ET.fromstring(moved(saved, now))
     files = {target.get("dev"): source.get("file") for disk in root.iterfind("devices/disk")
              for target in disk.iterfind("target") for source in disk.iterfind("source")}
     assert files == {"vda": "/now/rs1.qcow2", "vdb": "/now/rs1.iso"}
     assert root.find("devices/disk/backingStore") is None
     assert attributes(root, "devices/serial/log")["file"] == "/now/rs1.log"
+    assert attributes(root, "devices/serial/source")["path"] == "/now/rs1.serial"
     assert root.findtext("uuid") == str(plan.node("rs1").uuid)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from samples import plan_of
 
+from labctl import wake
 from labctl.domain import Accel
 from labctl.errors import GateError
 from labctl.plan import Plan
@@ -25,9 +27,9 @@ def test_emulation_and_crowds_take_longer() -> None:
 
 
 def gates(console: Path | None, states: dict[str, str], ssh: Any = None, accel: Accel = "tcg",
-          passed: list[str] | None = None, limit: float | None = None) -> Gates:
+          passed: list[str] | None = None, limit: float | None = None, greeting: str = "SSH-2.0-OpenSSH") -> Gates:
     """Gates in front of machines in these states; without an `ssh` none of them ever answers."""
-    room: Any = SimpleNamespace(console=lambda _: console)
+    room: Any = SimpleNamespace(console=lambda _: console, greeting=lambda *_: greeting)
     provider: Any = SimpleNamespace(states=lambda: states)
     progress: Any = SimpleNamespace(passed=lambda _, gate: passed is None or passed.append(gate))
     return Gates(plan_of(), room, provider, ssh, accel, progress, limit)
@@ -134,12 +136,22 @@ def test_a_node_that_does_not_say_what_time_it_is_keeps_its_clock(said: str) -> 
     assert not [script for script in ssh.scripts if script.startswith("date -us")]
 
 
-class Woken:
-    """The ssh of a node that goes on after it was saved: what it says to the first question, and then of its units."""
+class Woken(Ssh):
+    """A node that goes on after it was saved: what it says to the first question, and what it is asked by SSH."""
 
-    def __init__(self, *answers: str) -> None:
+    def __init__(self, *answers: str, waits: bool = True) -> None:
+        super().__init__(Path("none"))
         self.answers = list(answers)
+        self.asked: list[tuple[str, float]] = []
         self.scripts: list[str] = []
+        self._waits = waits
+
+    def ask(self, port: Path, question: str, late: float, seconds: float) -> str:  # noqa: ARG002
+        """See wake.ask."""
+        self.asked.append((question, late))
+        if not self._waits:
+            raise Unreachable("Nobody answers.")
+        return self.answers.pop(0)
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:  # noqa: ARG002
         """See Ssh."""
@@ -147,38 +159,73 @@ class Woken:
         return subprocess.CompletedProcess([], 0, self.answers.pop(0), "")
 
 
-def test_a_node_that_goes_on_gets_the_time_and_is_asked_once() -> None:
+@pytest.fixture
+def goes_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Woken]:
+    """Makes a node of which readiness asks the first question."""
+    def make(*answers: str, waits: bool = True) -> Woken:
+        node = Woken(*answers, waits=waits)
+        monkeypatch.setattr(wake, "ask", node.ask)
+        return node
+
+    return make
+
+
+def test_a_node_that_goes_on_gets_the_time_and_is_asked_once(goes_on: Callable[..., Woken]) -> None:
     plan = plan_of()
     result = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n'
-    ssh, passed = Woken(f"{result}=end=\nactive\nactive\n=end=\n"), list[str]()
-    gates(None, {"rs1": "running"}, ssh, "kvm", passed).wait_for_nodes([plan.node("rs1")], late={"rs1": 86400.25})
-    assert len(ssh.scripts) == 1
-    assert "date -us '+86400.250 seconds'" in ssh.scripts[0]
+    node, passed = goes_on(f"{result}=end=\nactive\nactive\n=end=\n"), list[str]()
+    gates(None, {"rs1": "running"}, node, "kvm", passed).wait_for_nodes([plan.node("rs1")], late={"rs1": 86400.25})
+    assert [late for _, late in node.asked] == [86400.25]
+    assert node.scripts == []
     assert passed == ["booting", "ssh", "configured", "units"]
-    ssh = Woken(f"{result}=end=\nactive\n=end=\n", "active\nactive\n")
-    gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
-    assert ssh.answers == []
+    node = goes_on(f"{result}=end=\nactive\n=end=\n", "active\nactive\n")
+    gates(None, {"rs1": "running"}, node, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
+    assert node.answers == []
 
 
-def test_a_node_that_goes_on_with_another_plan_is_refused() -> None:
+def test_a_node_that_does_not_wait_for_the_first_question_is_asked_it_by_ssh(goes_on: Callable[..., Woken]) -> None:
     plan = plan_of()
-    ssh = Woken('{"v1": {"errors": []}}\nsome other\n=end=\nactive\nactive\n=end=\n')
+    answer = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n=end=\nactive\nactive\n=end=\n'
+    node, passed = goes_on(answer, waits=False), list[str]()
+    gates(None, {"rs1": "running"}, node, "kvm", passed).wait_for_nodes([plan.node("rs1")], late={"rs1": 0.5})
+    (question, _), script = node.asked[0], node.scripts[0]
+    assert len(node.scripts) == 1
+    assert "date -us '+0.500 seconds'" in script
+    # Where the clock was put forward and the answer was lost, it is not put forward again.
+    mark = question.rpartition(">")[2]
+    assert script.startswith(f"[ -e {mark} ] || {{ : >{mark}; date ")
+    assert passed == ["booting", "ssh", "configured", "units"]
+
+
+def test_a_node_that_goes_on_without_ssh_is_refused(goes_on: Callable[..., Woken]) -> None:
+    plan = plan_of()
+    waiting = gates(None, {"rs1": "running"}, goes_on("said"), "kvm", limit=0.01, greeting="")
+    with pytest.raises(GateError, match="'rs1' did not pass the gate 'ssh': nobody greets at its SSH port"):
+        waiting.wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
+
+
+def test_a_node_that_goes_on_with_another_plan_is_refused(goes_on: Callable[..., Woken]) -> None:
+    plan = plan_of()
+    node = goes_on('{"v1": {"errors": []}}\nsome other\n=end=\nactive\nactive\n=end=\n')
     with pytest.raises(GateError, match="the steps were not all done"):
-        gates(None, {"rs1": "running"}, ssh, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
+        gates(None, {"rs1": "running"}, node, "kvm").wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
 
 
-def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked_again() -> None:
+def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked_again(
+    goes_on: Callable[..., Woken]
+) -> None:
     plan = plan_of()
     done = f'{{"v1": {{"errors": []}}}}\n{plan.digest}\n=end=\nactive\n=end=\n'
     page = "HTTP/1.0 200 OK\n\nrs1\n"
     for first, later in ((page, []), ("", ["", page])):
-        ssh = Woken(f"{done}2: eth0 inet 10.10.10.100/32\n=end=\n", f"{done}{first}=end=\n", *later)
-        waiting = gates(None, {"lvs": "running", "client": "running"}, ssh, "kvm")
+        node = goes_on(f"{done}2: eth0 inet 10.10.10.100/32\n=end=\n", f"{done}{first}=end=\n", *later)
+        waiting = gates(None, {"lvs": "running", "client": "running"}, node, "kvm")
         waiting.wait_for_nodes([plan.node("lvs"), plan.node("client")], late={"lvs": 1, "client": 1}, at_once=1)
         waiting.wait_for_service()
-        assert ssh.answers == []
-        assert f"to {plan.frontends()[0].address}" in ssh.scripts[0]
-        assert "GET / HTTP/1.0" in ssh.scripts[1]
+        assert node.answers == []
+        assert len(node.scripts) == len(later)
+        assert f"to {plan.frontends()[0].address}" in node.asked[0][0]
+        assert "GET / HTTP/1.0" in node.asked[1][0]
 
 
 def test_the_first_failure_is_told_and_not_that_the_others_were_called_off() -> None:

@@ -44,6 +44,12 @@ def seconds_off(labctl: Labctl, node: str) -> float:
     return abs(Ssh(Path(labctl("ssh-config", lab).out.strip())).clock_ahead(name, 60))
 
 
+def logged_in(labctl: Labctl) -> list[str]:
+    """The shared connections to the nodes of the only lab, called after their addresses."""
+    sockets, = re.findall(r'ControlPath "(.*)/%h"', Path(labctl("ssh-config").out.strip()).read_text())
+    return [path.name for path in Path(sockets).iterdir() if re.fullmatch(r"[\d.]+", path.name)]
+
+
 def transitions(labctl: Labctl) -> list[str]:
     """Each change of state that the directors have seen since they booted."""
     return [line for node in ("lvs-m", "lvs-s") for line in
@@ -107,8 +113,10 @@ def test_the_next_start_is_warm_unless_something_is_different(labctl: Labctl, ti
     assert seconds_off(labctl, "tiny/web") < SECONDS_OFF
     config = Path(labctl("ssh-config").out.strip())
     keys = (config.parent / "known_hosts").read_text()
+    assert logged_in(labctl)
     labctl("down")
     assert "Starting from what was saved" in labctl("up", tiny).err
+    assert logged_in(labctl) == [], "a restored node answers without a login, which would take it a second"
     assert seconds_off(labctl, "tiny/web") < SECONDS_OFF
     assert identity(labctl, "web") == first
     assert (config.parent / "known_hosts").read_text() == keys
