@@ -58,7 +58,8 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
     words = [str(word) for word in argv]
     log.debug("%s", shlex.join(words))
     try:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                   bufsize=0)
     except FileNotFoundError:
         raise _missing(words[0]) from None
     with process:
@@ -68,7 +69,6 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
             assert process.stdin and process.stdout
             with suppress(BrokenPipeError):
                 process.stdin.write(said.encode())
-                process.stdin.flush()
             return process.stdout.readline().decode(errors="replace").strip()
         finally:
             timer.cancel()
