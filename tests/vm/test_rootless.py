@@ -5,6 +5,7 @@ Run as root, the user is one that exists only in a mount namespace of the test: 
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_an_ordinary_user(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     python = shlex.quote(sys.executable)
     session = (f"cd {home} && labctl() {{ {python} -m labctl \"$@\"; }}; "
                "labctl doctor; labctl up tiny.yaml --guest debian-12 && labctl exec web id -u && labctl test && "
+               "labctl reset && echo sockets: $(ls run/labctl/tiny) && "
                "labctl down && ls -A .local/state/labctl/labs run/labctl && ps -u $(id -u) -o args=")
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(home / "run"),
                    "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
@@ -86,6 +88,10 @@ def test_an_ordinary_user(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     assert f"has subordinate ids for '{USER}'" in said
     assert "✓ namespaces" in said
     assert "0 failed" in said
+    sockets = re.findall(r"^sockets: (.*)", result.stdout, re.MULTILINE)[0].split()
+    addresses = [socket.removesuffix(".serial") for socket in sockets if socket.endswith(".serial")]
+    assert addresses
+    assert not {*addresses} & {*sockets}, "a restored node was logged in to"
     after = result.stdout.partition(" failed\n")[2]
     assert "qemu" not in after, "a machine is left"
     assert "libvirtd" not in after, "a room is left"
