@@ -36,6 +36,8 @@ _FETCH_SECONDS = 5
 """One page from a VIP."""
 _END = "=end="
 """Between answers."""
+_GREETING_SECONDS = 5
+"""For the sshd of a node that goes on: it was there before."""
 _ASK_SECONDS = 0.25
 """Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
 _CONSOLE_TAIL = 15
@@ -225,9 +227,8 @@ class Gates:
         return answer
 
     def _greeted(self, node: PlannedNode) -> None:
-        address = self._plan.access_address(node)
-        if not until(lambda: self._room.greeting(address, _ATTEMPT_SECONDS).startswith("SSH-"),
-                     self._deadline(_SSH_SECONDS)):
+        address, deadline = self._plan.access_address(node), self._deadline(_GREETING_SECONDS)
+        if not until(lambda: self._room.greeting(address, deadline.seconds).startswith("SSH-"), deadline):
             raise self._failure(node, "ssh", "nobody greets at its SSH port")
 
     def _ask(self, node: PlannedNode, question: str) -> str:
