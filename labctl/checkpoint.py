@@ -11,17 +11,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pydantic import ValidationError
 
 from labctl import files, paths
 from labctl.domain import Disks, moved
+from labctl.each import of_each
 from labctl.errors import LabError
 from labctl.machine import free_disk
 from labctl.plan import Plan, PlannedNode
@@ -86,7 +86,7 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
         (work / "disks").mkdir()
         made = datetime.now().astimezone()
         layers, still = _freeze(plan, lab, work, provider)
-        checksums = _each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
+        checksums = of_each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
         description = Checkpoint(
             made=made, note=note, plan=plan, key=key,
             nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name], ahead=ahead[name])
@@ -117,7 +117,7 @@ def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], la
         for node in nodes:
             for kind, file in (("seeds", f"{node.name}.iso"), ("consoles", f"{node.name}.log")):
                 shutil.copyfile(home / kind / file, lab / kind / file)
-        _each(nodes, lambda node: _thaw(checkpoint.nodes[node.name].disk, node, home, lab, provider))
+        of_each(nodes, lambda node: _thaw(checkpoint.nodes[node.name].disk, node, home, lab, provider))
     except OSError as error:
         raise LabError(f"{error.strerror}: '{error.filename}'.") from None
     # Measured before the first one goes on, as before the first one was held still: it is the same for all.
@@ -133,7 +133,7 @@ def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> 
             raise LabError(f"The memory of '{node.name}' is not what was saved.")
 
     try:
-        _each(nodes, check)
+        of_each(nodes, check)
         for name, known in checkpoint.layer_checksums.items():
             if files.checksum(home / "disks" / name) != known:
                 raise LabError(f"The disk '{name}' is not what was saved.")
@@ -213,7 +213,7 @@ def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> tuple[di
     held = time.monotonic()
     provider.suspend()
     try:
-        _each(plan.nodes, lambda node: provider.save(node.name, _memory(work, node)))
+        of_each(plan.nodes, lambda node: provider.save(node.name, _memory(work, node)))
         for name in ("keys", "seeds", "consoles"):
             shutil.copytree(lab / name, work / name)
     finally:
@@ -222,7 +222,7 @@ def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> tuple[di
         gone = [node for node in plan.nodes if node.name not in there]
         for node in gone:
             (disks / f"{node.name}.qcow2").rename(disks / layers[node.name])
-        _each(gone, lambda node: _thaw(layers[node.name], node, work, lab, provider))
+        of_each(gone, lambda node: _thaw(layers[node.name], node, work, lab, provider))
         still = time.monotonic() - held
         provider.resume()
     for layer in disks.glob(".*.qcow2"):
@@ -247,9 +247,3 @@ def _overlay(path: Path, below: str) -> None:
 
 def _memory(home: Path, node: PlannedNode) -> Path:
     return home / f"{node.name}.memory"
-
-
-def _each(nodes: Sequence[PlannedNode], work: Any) -> dict[str, Any]:
-    """What `work` makes of each node, all at once; raises what the first of them raised, after all have ended."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip([node.name for node in nodes], pool.map(work, nodes), strict=True))

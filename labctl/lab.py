@@ -1,17 +1,17 @@
 """A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from labctl import access, keys, paths, preboot, readiness, room, store, wake
 from labctl.domain import Accel, domain_xml
+from labctl.each import of_each
 from labctl.errors import GateError, LabError
 from labctl.plan import Plan, PlannedNode
 from labctl.progress import Progress
@@ -24,8 +24,6 @@ from labctl.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from labctl.provider import Provider
-
-Answer = TypeVar("Answer")
 
 _REBOOT_SECONDS = 10
 """For a node to take the command to reboot."""
@@ -111,7 +109,7 @@ class Lab:
                 return None
             return None if result.returncode else set(result.stdout.split())
 
-        return self._of_each(ask)
+        return of_each(self.plan.nodes, ask)
 
     def clocks(self) -> dict[str, float]:
         """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
@@ -121,7 +119,7 @@ class Lab:
             except LabError:
                 return 0.0
 
-        return self._of_each(ask)
+        return of_each(self.plan.nodes, ask)
 
     def await_question(self) -> None:
         """Have nodes that are going to be saved wait for the first question as they go on."""
@@ -129,16 +127,11 @@ class Lab:
             with suppress(LabError):  # Then it is asked by SSH.
                 self.ssh.do(node.name, wake.WAIT, _ASK_SECONDS * self.patience, f"'{node.name}' does not wait")
 
-        self._of_each(ask)
+        of_each(self.plan.nodes, ask)
 
     def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
         """The readiness gates of this lab."""
         return readiness.Gates(self.plan, self.room, self.provider, self.ssh, self.record.accel, progress, limit)
-
-    def _of_each(self, ask: Callable[[PlannedNode], Answer]) -> dict[str, Answer]:
-        """What `ask` finds out of each node, of all at once."""
-        with ThreadPoolExecutor(max_workers=len(self.plan.nodes)) as pool:
-            return dict(zip((node.name for node in self.plan.nodes), pool.map(ask, self.plan.nodes), strict=True))
 
     # ---- What is done to nodes ---------------------------------------------------------------------------
 
@@ -182,8 +175,7 @@ class Lab:
             self.ssh.close(node.name)
             return boot
 
-        with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
-            past = list(pool.map(restart, nodes))
+        past = of_each(nodes, restart).values()
         gates = self.gates(progress)
         try:
             gates.wait_for_nodes(nodes, past)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from labctl import paths, wake
 from labctl.accel import slowness
 from labctl.domain import Accel
+from labctl.each import of_each
 from labctl.errors import GateError, LabError
 from labctl.plan import Plan, PlannedNode
 from labctl.progress import Progress
@@ -228,7 +229,13 @@ class Gates:
 
     def _greeted(self, node: PlannedNode) -> None:
         address, deadline = self._plan.access_address(node), self._deadline(_GREETING_SECONDS)
-        if not until(lambda: self._room.greeting(address, deadline.seconds).startswith("SSH-"), deadline):
+
+        def greets() -> bool:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            return self._room.greeting(address, deadline.remaining).startswith("SSH-")
+
+        if not until(greets, deadline):
             raise self._failure(node, "ssh", "nobody greets at its SSH port")
 
     def _ask(self, node: PlannedNode, question: str) -> str:
@@ -293,13 +300,11 @@ class Gates:
 
     def _holders(self, frontend: Frontend) -> list[str]:
         """The nodes that have the VIP on the interface to its segment."""
-        def holds(name: str) -> bool:
-            node = self._plan.node(name)
+        def holds(node: PlannedNode) -> bool:
             return bool(self._ask(node, _say_held(frontend, node)).strip())
 
-        with ThreadPoolExecutor() as pool:
-            held = list(pool.map(holds, frontend.holders))
-        return [name for name, has in zip(frontend.holders, held, strict=True) if has]
+        held = of_each([self._plan.node(name) for name in frontend.holders], holds)
+        return [name for name, has in held.items() if has]
 
     def _answers(self, frontend: Frontend, client: PlannedNode) -> None:
         url = f"http://{frontend.address}:{frontend.port}/"

@@ -4,13 +4,13 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
 from labctl import checkpoint, keys, paths, store
 from labctl.checkpoint import Checkpoint
 from labctl.domain import Disks, domain_xml
+from labctl.each import of_each
 from labctl.errors import LabError
 from labctl.lab import Lab, locked, names, open_lab
 from labctl.machine import processor
@@ -161,8 +161,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
         checkpoint.verify(saved, home, nodes)
         # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
         lab.save(lab.record.model_copy(update={"ready": False}))
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lab.crash, nodes))
+        of_each(nodes, lab.crash)
         if everything:
             shutil.rmtree(lab.directory / "disks", ignore_errors=True)
             _bring_keys(home, lab)
