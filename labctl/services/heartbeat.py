@@ -28,6 +28,8 @@ FAILURES = 3
 """How often in a row a node's own web server has to fail to answer before it hands over."""
 ASK_SECONDS = 2
 """How long a watch waits for an answer."""
+STOP_SECONDS = 30
+"""How long heartbeat has to end once it is asked, and again after it was sent SIGTERM; then it is killed."""
 MOVE_SECONDS = 6
 """What heartbeat's scripts take to give an address up and to take it; several times that under emulation, where each
 of their 300 forks costs 50 ms or more."""
@@ -86,19 +88,17 @@ class Heartbeat(Service):
         host = host_at(self.nodes, self.port, services)
         for node, peer in zip(self.nodes, reversed(self.nodes), strict=True):
             interface = site.interface(node, network)
+            where = {"vip": str(self.vip), "prefix": site.networks[network].subnet.prefixlen, "interface": interface}
             address, peer_address = (site.nodes[each].addresses[network] for each in (node, peer))
             yield Placement(node, "heartbeat/authkeys")
-            yield Placement(node, "heartbeat/resources", {
-                "first": self.nodes[0], "vip": str(self.vip), "prefix": site.networks[network].subnet.prefixlen,
-                "interface": interface,
-            })
+            yield Placement(node, "heartbeat/resources", {**where, "first": self.nodes[0]})
             yield Placement(node, "heartbeat/heartbeat", {
-                "nodes": self.nodes, "interface": interface, "peer": str(peer_address), "keepalive": KEEPALIVE,
-                "deadtime": DEADTIME, "initdead": INITDEAD, "auto_failback": self.auto_failback,
+                **where, "nodes": self.nodes, "peer": str(peer_address), "keepalive": KEEPALIVE, "deadtime": DEADTIME,
+                "initdead": INITDEAD, "stop_seconds": STOP_SECONDS, "auto_failback": self.auto_failback,
             })
             if self.watch:
                 yield Placement(node, "heartbeat/watch", {
-                    "vip": str(self.vip), "interface": interface, "interval": self.interval, "failures": FAILURES,
+                    **where, "interval": self.interval, "failures": FAILURES,
                     "ask_seconds": ASK_SECONDS, "move_seconds": MOVE_SECONDS, "header": host,
                     "url": f"http://{address}:{self.port}/", "peer_url": f"http://{peer_address}:{self.port}/",
                     "comes_back": self.auto_failback and node == self.nodes[0],
