@@ -54,6 +54,8 @@ class Checkpoint(Model):
     made: datetime
     """When the machines were held still."""
     note: str
+    trouble: str = ""
+    """Why it did not serve; empty if it did."""
     plan: Plan
     key: dict[str, str]
     """What has to be the same for the machines to go on, by what it is called: `image`, `processor` and so on."""
@@ -63,7 +65,7 @@ class Checkpoint(Model):
 
 
 def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Provider", ahead: Mapping[str, float],
-         note: str = "") -> dict[str, float]:
+         note: str = "", trouble: str = "") -> dict[str, float]:
     """Save a running lab, whose directory is `lab`, as the checkpoint `home`, in place of the one that was there.
 
     `ahead` says by how many seconds each node's clock is ahead of ours. The machines are held still while their memory
@@ -88,7 +90,7 @@ def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Prov
         layers, still = _freeze(plan, lab, work, provider)
         checksums = of_each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
         description = Checkpoint(
-            made=made, note=note, plan=plan, key=key,
+            made=made, note=note, trouble=trouble, plan=plan, key=key,
             nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name], ahead=ahead[name])
                    for name in layers},
             layer_checksums={layer.name: files.checksum(layer) for layer in (work / "disks").iterdir()})

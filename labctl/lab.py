@@ -41,6 +41,8 @@ class Record(Model):
     """The digest of the image its disks are based on."""
     ready: bool = False
     """False while it is on its way up or back, and for ever if labctl was killed then."""
+    trouble: str = ""
+    """Why it does not serve, where it goes on from a checkpoint that did not."""
 
 
 class Lab:

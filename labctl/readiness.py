@@ -150,6 +150,17 @@ class Gates:
         for node in self._plan.nodes:
             self._progress.passed(node.name, "serving")
 
+    def put_clocks_forward(self, nodes: Sequence[PlannedNode], late: Mapping[str, float]) -> None:
+        """Put the clocks of nodes right that go on after they were saved; those that do not answer stay late.
+
+        For a lab that was broken when it was saved, of which no more can be expected.
+        """
+        def ask(node: PlannedNode) -> None:
+            with suppress(Unreachable):
+                wake.ask(self._port(node), "true", late[node.name], _ATTEMPT_SECONDS)
+
+        of_each(nodes, ask)
+
     # ---- One node -----------------------------------------------------------------------------------
 
     def _wait_for_node(self, node: PlannedNode) -> None:
@@ -173,8 +184,7 @@ class Gates:
         script = "; ".join(f"{question}; echo {_END}" for question in questions)
         seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends)
         try:
-            port = paths.serial(self._plan.lab, node.interfaces[0].address)
-            said = wake.ask(port, f"{script}; : >{woken}", late, seconds)
+            said = wake.ask(self._port(node), f"{script}; : >{woken}", late, seconds)
         except Unreachable:
             set_clock = f"[ -e {woken} ] || {{ : >{woken}; {wake.put_forward(late)} >/dev/null; }}"
             said = self._reachable(node, (), f"{set_clock}; {script}", seconds)
@@ -183,6 +193,10 @@ class Gates:
             self._greeted(node)
         self._said |= {(node.name, question): text
                        for question, text in zip(questions, said.split(_END), strict=False)}
+
+    def _port(self, node: PlannedNode) -> Path:
+        """The socket behind which a node that was saved waits for a question."""
+        return paths.serial(self._plan.lab, node.interfaces[0].address)
 
     def _set_clock(self, node: PlannedNode) -> None:
         """Put the clock of a node right that has booted, for which it had the hardware's only."""

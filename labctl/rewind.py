@@ -22,12 +22,17 @@ from labctl.suggest import did_you_mean
 
 Source: TypeAlias = tuple[Path, Checkpoint]
 """Where something was saved, and what it is."""
+_GLANCE_SECONDS = 2
+"""For each gate of a lab that should be ready already."""
 _KEPT_GIB = 10
 """Of labs as they were when they first served, kept to start from; each takes 0.2 to 0.3 GiB per node."""
 
 
-def save_as(lab: Lab, name: str, note: str, progress: Progress) -> None:
-    """Keep the lab as it is now, as a checkpoint of the user's. Raises LabError, also where the name is taken."""
+def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
+    """Keep the lab as it is now, as a checkpoint of the user's. Raises LabError, also where the name is taken.
+
+    The lab may be broken: returned is why it does not serve, empty if it does.
+    """
     if not re.fullmatch(NAME_PATTERN, name):
         raise LabError(f"'{name}' cannot be the name of a checkpoint.",
                        hint="A name has letters, digits and hyphens, as 'before-exam-2'.")
@@ -36,17 +41,24 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> None:
         if home.exists():
             raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
                            hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
+        trouble = _trouble(lab)
         late = None
         try:
-            late = _save(lab, home, note)
+            late = _save(lab, home, note, trouble)
         finally:
             if set(lab.states().values()) == {"running"}:
-                _go_on(lab, late, progress)
+                _go_on(lab, late, trouble, progress)
+        return trouble
 
 
-def restore(lab: Lab, name: str, progress: Progress) -> None:
-    """Put the lab back to a checkpoint of the user's, and return when it serves. Raises LabError."""
-    _go_back(lab, find(lab.name, name), lab.plan.nodes, progress)
+def restore(lab: Lab, name: str, progress: Progress) -> str:
+    """Put the lab back to a checkpoint of the user's, and return when it serves. Raises LabError.
+
+    It may have been broken when it was saved: returned is why it did not serve then, empty if it did.
+    """
+    source = find(lab.name, name)
+    _go_back(lab, source, lab.plan.nodes, progress)
+    return source[1].trouble
 
 
 def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
@@ -112,7 +124,7 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
         gc(gib=_KEPT_GIB)
     except LabError as error:
         progress.say(f"The next start will not be quicker: {error.message}")
-    _go_on(lab, late, Silent())
+    _go_on(lab, late, "", Silent())
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
@@ -135,19 +147,31 @@ def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
 
 
 def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> None:
-    """Start a new lab from what was saved. Raises LabError."""
+    """Start a new lab from what was saved, which may be broken. Raises LabError."""
     home, saved = source
     _must_fit(lab, saved)
     checkpoint.verify(saved, home, lab.plan.nodes)
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
     _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
+    lab.save(lab.record.model_copy(update={"trouble": saved.trouble}))
 
 
-def _save(lab: Lab, home: Path, note: str = "") -> dict[str, float]:
+def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, float]:
     ahead = lab.clocks()
     lab.await_question()
-    return checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, ahead, note)
+    return checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, ahead, note, trouble)
+
+
+def _trouble(lab: Lab) -> str:
+    """Why a lab that has had its time to come up does not serve; empty if it does."""
+    try:
+        gates = lab.gates(Silent(), _GLANCE_SECONDS * lab.patience)
+        gates.wait_for_nodes(lab.plan.nodes)
+        gates.wait_for_service()
+    except LabError as error:
+        return error.message.splitlines()[0]
+    return ""
 
 
 def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: Progress) -> None:
@@ -168,9 +192,9 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
         try:
             _wake(lab, saved, home, nodes, progress)
         except LabError as error:
-            error.hint = error.hint or f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
+            error.hint = f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
             raise
-        lab.save(lab.record.model_copy(update={"ready": True}))
+        lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
 
 
 def _bring_keys(home: Path, lab: Lab) -> None:
@@ -191,20 +215,24 @@ def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode],
     late = checkpoint.restore(saved, home, nodes, lab.directory, lab.provider)
     for node in nodes:
         progress.passed(node.name, "defined")
-    _wait(lab, nodes, late, progress, limit)
+    _wait(lab, nodes, late, saved.trouble, progress, limit)
 
 
-def _go_on(lab: Lab, late: Mapping[str, float] | None, progress: Progress) -> None:
+def _go_on(lab: Lab, late: Mapping[str, float] | None, trouble: str, progress: Progress) -> None:
     """Let a lab that was held still to be saved serve again. Where it could not be, nobody knows for how long."""
-    _wait(lab, lab.plan.nodes, late or {node: -ahead for node, ahead in lab.clocks().items()}, progress)
+    late = late or {node: -ahead for node, ahead in lab.clocks().items()}
+    _wait(lab, lab.plan.nodes, late, trouble, progress)
 
 
-def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], progress: Progress,
+def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], trouble: str, progress: Progress,
           limit: float | None = None) -> None:
-    """Let nodes whose clocks are `late` pass their gates, and the lab serve."""
+    """Let nodes whose clocks are `late` pass their gates, and the lab serve, unless there was `trouble` before."""
     gates = lab.gates(progress, limit)
-    gates.wait_for_nodes(nodes, late=late)
-    gates.wait_for_service()
+    if trouble:
+        gates.put_clocks_forward(nodes, late)
+    else:
+        gates.wait_for_nodes(nodes, late=late)
+        gates.wait_for_service()
 
 
 def key(lab: Lab) -> dict[str, str]:

@@ -43,9 +43,12 @@ class Ssh:
     def do(self, node: str, script: str, timeout: float, failure: str) -> str:
         """Run a script that has to succeed, and return what it printed.
 
-        Raises Unreachable as `run` does, LabError with `failure` and the script's last line otherwise.
+        Raises Unreachable where `run` does, LabError with the script's last line otherwise, both after `failure`.
         """
-        result = self.run(node, script, timeout)
+        try:
+            result = self.run(node, script, timeout)
+        except Unreachable as error:
+            raise Unreachable(f"{failure}: {error.message[0].lower()}{error.message[1:]}") from None
         if result.returncode:
             said = (result.stderr or result.stdout).strip().splitlines()
             raise LabError(f"{failure}: {said[-1] if said else 'no output'}")

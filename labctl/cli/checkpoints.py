@@ -32,9 +32,11 @@ def checkpoint_save(
     found = targets.one_lab(lab_name)
     must_be_open(found)
     with progress_of(found.plan.nodes) as progress:
-        rewind.save_as(found, name, note, progress)
+        trouble = rewind.save_as(found, name, note, progress)
     err.print(f"Saved '{name}'. 'labctl checkpoint restore {name}' goes back to it; after 'labctl down', "
               f"'labctl up {found.name} --from {name}' starts from it.", markup=False, soft_wrap=True)
+    if trouble:
+        err.print(f"It is broken, and will be when it is back: {trouble}", markup=False, soft_wrap=True)
 
 
 @checkpoint_app.command("restore")
@@ -46,8 +48,10 @@ def checkpoint_restore(
     found = targets.one_lab(lab_name)
     must_be_open(found)
     with progress_of(found.plan.nodes) as progress:
-        rewind.restore(found, name, progress)
+        trouble = rewind.restore(found, name, progress)
     err.print(f"The lab '{found.name}' is back at '{name}'.", markup=False)
+    if trouble:
+        err.print(f"It was broken when it was saved: {trouble}", markup=False, soft_wrap=True)
 
 
 @checkpoint_app.command("list")
@@ -56,12 +60,14 @@ def checkpoint_list(lab_name: LabOption = None, output: OutputOption = Output.ta
     found = rewind.checkpoints(lab_name)
     rows: list[dict[str, Any]] = [
         {"lab": each.plan.lab, "checkpoint": home.name, "made": each.made.isoformat(timespec="minutes"),
-         "size": checkpoint.size(home), "note": each.note} for home, each in found.items()]
+         "size": checkpoint.size(home), "state": "broken" if each.trouble else "serves",
+         "note": each.note} for home, each in found.items()]
     if output is not Output.table:
         print_data(rows, output)
     elif rows:
-        display.table(out, ["LAB", "CHECKPOINT", "MADE", "SIZE", "NOTE"], [
-            [row["lab"], row["checkpoint"], row["made"], display.size(row["size"]), row["note"]] for row in rows])
+        display.table(out, ["LAB", "CHECKPOINT", "MADE", "SIZE", "STATE", "NOTE"], [
+            [row["lab"], row["checkpoint"], row["made"], display.size(row["size"]), row["state"], row["note"]]
+            for row in rows])
     else:
         err.print("There are no checkpoints. 'labctl checkpoint save NAME' makes one of a running lab.")
 

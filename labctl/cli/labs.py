@@ -71,7 +71,9 @@ def up(
         started = lifecycle.up(planned, chosen, host, progress, limit=timeout, keep=keep, cold=cold, start=start,
                                once=once)
     suffix = "" if len(lab.names()) == 1 else f" {started.name}"
-    say_next(f"\nThe lab '{started.name}' serves. Next:", {
+    trouble = started.record.trouble
+    state = f"is as it was saved, broken: {trouble}" if trouble else "serves."
+    say_next(f"\nThe lab '{started.name}' {state} Next:", {
         f"labctl test{suffix}": "check that it does what it should",
         f"labctl ssh {_target(started, planned.nodes[0].name)}": "look around on a node",
         f"labctl steps {started.name}": "what was done to the nodes, and why",

@@ -253,7 +253,8 @@ def test_reboot_returns_when_the_lab_serves_again(monkeypatch: pytest.MonkeyPatc
 def test_a_node_that_cannot_be_asked_is_not_rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = pretend(monkeypatch)
     nodes.silent = {"rs1"}
-    assert "'rs1' cannot be reached" in refused("reboot", "rs1").message
+    assert refused("reboot", "rs1").message \
+        == "The node 'rs1' could not be rebooted: the node 'rs1' cannot be reached."
     assert set(nodes.boots.values()) == {1}
 
 

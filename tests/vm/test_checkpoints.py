@@ -180,6 +180,21 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     assert row["size"] > 50_000_000
     assert "no checkpoint 'on'. Did you mean 'one'" in re.sub(
         r"\s+", " ", labctl("up", tiny, "--from", "on", code=2, **data).err)
+    # Broken on purpose, for others to mend.
+    labctl("up", tiny, "--from", "one", **data)
+    labctl("exec", "web", "systemctl", "stop", "apache2", **data)
+    assert "It is broken, and will be when it is back: 'web'" in labctl("checkpoint", "save", "broken", **data).err
+    labctl("checkpoint", "restore", "one", **data)
+    assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
+    assert "It was broken when it was saved: 'web'" in labctl("checkpoint", "restore", "broken", **data).err
+    assert labctl("exec", "web", "systemctl", "is-active", "apache2", code=3, **data).out == "inactive\n"
+    assert max(seconds_off(labctl, f"tiny/{node}") for node in ("web", "client")) < SECONDS_OFF
+    labctl("down", **data)
+    assert "is as it was saved, broken: 'web'" in labctl("up", tiny, "--from", "broken", **data).err
+    assert {row["checkpoint"]: row["state"] for row in json.loads(
+        labctl("checkpoint", "list", "-o", "json", **data).out)} == {"one": "serves", "broken": "broken"}
+    labctl("down", **data)
+    labctl("checkpoint", "rm", "broken", **data)
     # Machines that know other keys than those that are up.
     labctl("up", tiny, "--once", **data)
     labctl("checkpoint", "restore", "one", **data)
