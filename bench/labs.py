@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from warm_up import labctl, timed
+from warm_up import timed
 
 from labctl import catalog
 
@@ -34,7 +34,7 @@ def main() -> int:
             test = subprocess.run([sys.executable, "-m", "labctl", "test", lab], env={**os.environ, **environment},
                                   text=True, capture_output=True, check=False)
             seconds = time.monotonic() - before
-            labctl("down", lab, **environment)
+            timed("down", lab, **environment)
             nodes = len(set(re.findall(r" (\S+): serving", said)))
             print(f"| {lab} | {nodes} | {cold:.0f} s | {test.stdout.count('✓')} | {seconds:.0f} s |", flush=True)
             if test.returncode:
