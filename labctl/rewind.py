@@ -154,7 +154,7 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
     _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
-    lab.save(lab.record.model_copy(update={"trouble": saved.trouble}))
+    lab.record = lab.record.model_copy(update={"trouble": saved.trouble})
 
 
 def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, float]:
