@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from labctl import accel, catalog, config, guests, paths, plan, seed, store
-from labctl.domain import SAME_ADDRESSES, TB_CACHE_MIB, Accel
-from labctl.errors import LabError
+from labctl.base import config, paths
+from labctl.base.errors import LabError
+from labctl.images import accel, store
+from labctl.language import catalog
+from labctl.plan import guests, plan, seed
+from labctl.plan.domain import SAME_ADDRESSES, TB_CACHE_MIB, Accel
 
 LAB = "bench"
 UP_LIMIT = 1.25

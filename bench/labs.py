@@ -11,7 +11,7 @@ from pathlib import Path
 
 from warm_up import timed
 
-from labctl import catalog
+from labctl.language import catalog
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from statistics import median
 
 import yaml
 
-from labctl import paths
+from labctl.base import paths
 
 LAB = "bench"
 

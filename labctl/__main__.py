@@ -9,7 +9,7 @@ import sys
 import traceback
 from types import FrameType
 
-from labctl.errors import LabError
+from labctl.base.errors import LabError
 
 COULD_NOT_RUN = 2
 BUG = 70

@@ -3,8 +3,8 @@
 import pytest
 from typer.testing import CliRunner, Result
 
+from labctl.base.errors import LabError
 from labctl.cli import app
-from labctl.errors import LabError
 
 
 def typed(*words: str) -> Result:

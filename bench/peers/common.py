@@ -21,7 +21,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from labctl import accel, guests, room, store
+from labctl.images import accel, store
+from labctl.machines import room
+from labctl.plan import guests
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests/vm"))
 import disk_image

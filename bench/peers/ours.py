@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from common import GUEST, Peer, Row, Sandbox, main, measure
 
-from labctl import paths
+from labctl.base import paths
 
 LAB = "bench"
 

@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
-from labctl import bundle, catalog, display, guests, rewind, store
+from labctl.base.errors import LabError
+from labctl.cli import display
 from labctl.cli.common import bundle_app, err, topology_names
-from labctl.errors import LabError
+from labctl.images import bundle, store
+from labctl.labs import rewind
+from labctl.language import catalog
+from labctl.plan import guests
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, a tar file.", show_default=False)]
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labctl import checkpoint, display, rewind, targets
+from labctl.cli import display
 from labctl.cli.common import (
     LabOption,
     Output,
@@ -17,6 +17,8 @@ from labctl.cli.common import (
     print_data,
     progress_of,
 )
+from labctl.labs import rewind, targets
+from labctl.machines.memory import checkpoint
 
 CheckpointArgument = Annotated[str, typer.Argument(
     metavar="NAME", help="A checkpoint.", autocompletion=checkpoint_names, show_default=False)]

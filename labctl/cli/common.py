@@ -9,8 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from labctl import catalog, config, display, guests, lab, plan, rewind
-from labctl.errors import LabError
+from labctl.base import config
+from labctl.base.errors import LabError
+from labctl.cli import display
+from labctl.labs import lab, rewind
+from labctl.language import catalog
+from labctl.plan import guests, plan
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LABCTL"},

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from labctl import guests
+from labctl.base.errors import LabError
 from labctl.cli.common import app, err, out, progress_of
-from labctl.errors import LabError
+from labctl.plan import guests
 
 CHECKS_FAILED = 1
 
@@ -18,7 +18,7 @@ def doctor(
         "labs need it.", autocompletion=guests.names, show_default=False)] = None,
 ) -> None:
     """Say what is missing for a private room, each with the command that mends it; or look at a guest's image."""
-    from labctl import doctor as examination  # noqa: PLC0415 (starts programs; used by this command alone)
+    from labctl.observe import doctor as examination  # noqa: PLC0415 (starts programs; used by this command alone)
 
     if guest is None:
         findings = examination.examine()

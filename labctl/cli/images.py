@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from labctl import bases, config, display, guests, paths, rewind, store
+from labctl.base import config, paths
+from labctl.cli import display
 from labctl.cli.common import (
     DataOutput,
     Output,
@@ -15,6 +16,9 @@ from labctl.cli.common import (
     out,
     print_data,
 )
+from labctl.images import bases, store
+from labctl.labs import rewind
+from labctl.plan import guests
 
 MirrorOption = Annotated[str | None, typer.Option(
     "--mirror", envvar="LABCTL_MIRROR", metavar="URL", show_default=False,

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labctl import catalog, display, lab, lifecycle, plan, rewind, targets
+from labctl.base.errors import LabError
+from labctl.cli import display
 from labctl.cli.common import (
     GuestOption,
     LabArgument,
@@ -27,7 +28,9 @@ from labctl.cli.common import (
     progress_of,
     say_next,
 )
-from labctl.errors import LabError
+from labctl.labs import lab, lifecycle, rewind, targets
+from labctl.language import catalog
+from labctl.plan import plan
 
 
 class Accel(StrEnum):
@@ -194,7 +197,7 @@ def test(
                                               show_default=False)] = None,
 ) -> None:
     """Check from the client that the lab does what it should."""
-    from labctl import checks  # noqa: PLC0415 (pytest is loaded by this command alone)
+    from labctl.observe import checks  # noqa: PLC0415 (pytest is loaded by this command alone)
 
     found = targets.one_lab(name)
     must_be_open(found)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from labctl import process, targets
+from labctl.base import process
+from labctl.base.errors import LabError
 from labctl.cli.common import (
     LabArgument,
     NodeArgument,
@@ -17,7 +18,7 @@ from labctl.cli.common import (
     must_be_open,
     progress_of,
 )
-from labctl.errors import LabError
+from labctl.labs import targets
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from labctl import catalog, display, guests, lab, topology
+from labctl.base.errors import InputError, LabError
+from labctl.cli import display
 from labctl.cli.common import (
     DataOutput,
     GuestOption,
@@ -18,7 +19,9 @@ from labctl.cli.common import (
     say_next,
     topology_names,
 )
-from labctl.errors import InputError, LabError
+from labctl.labs import lab
+from labctl.language import catalog, topology
+from labctl.plan import guests
 
 
 @app.command("plan")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from labctl import access, display, domain, guests, plan, seed, topology
-from labctl.resources import TOPOLOGIES
-from labctl.seed import KeyPair, Keys
+from labctl.base.resources import TOPOLOGIES
+from labctl.cli import display
+from labctl.language import topology
+from labctl.plan import access, domain, guests, plan, seed
+from labctl.plan.seed import KeyPair, Keys
 
 EXPECTED = Path(__file__).parent / "expected"
 SHIPPED = {path.stem: path for path in sorted(TOPOLOGIES.glob("*.yaml"))}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl import catalog
-from labctl.errors import InputError
+from labctl.base.errors import InputError
+from labctl.language import catalog
 
 ERRORS = Path(__file__).parent / "errors"
 FILES = sorted(ERRORS.glob("*.yaml"))

@@ -9,7 +9,7 @@ from typing import NoReturn
 from observe import Answer, Observer
 from web import must_be_well
 
-from labctl.services import Frontend, Ipvs, Router, Service
+from labctl.language.services import Frontend, Ipvs, Router, Service
 
 
 def frontend_of(service: Service, observer: Observer) -> Frontend:

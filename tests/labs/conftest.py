@@ -8,9 +8,9 @@ import testinfra
 from observe import Observer, ServiceType
 from testinfra.host import Host
 
-from labctl.lab import Lab, open_lab
-from labctl.plan import Plan
-from labctl.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
+from labctl.labs.lab import Lab, open_lab
+from labctl.language.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
+from labctl.plan.plan import Plan
 
 # A fixture's name to what it stands for in a plan: a test that asks for one runs once for each.
 _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {

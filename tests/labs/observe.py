@@ -16,11 +16,11 @@ from typing import NoReturn, TypeVar
 import pytest
 from testinfra.host import Host
 
-from labctl.lab import Lab
-from labctl.plan import PlannedNode
-from labctl.services import Frontend, Ipvs, Service
-from labctl.steps import Step
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.labs.lab import Lab
+from labctl.language.services import Frontend, Ipvs, Service
+from labctl.plan.plan import PlannedNode
+from labctl.plan.steps import Step
 
 ServiceType = TypeVar("ServiceType", bound=Service)
 

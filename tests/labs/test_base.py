@@ -7,8 +7,8 @@ import pytest
 from observe import Observer
 from testinfra.host import Host
 
-from labctl.plan import Plan
-from labctl.probe import SOURCES
+from labctl.plan.plan import Plan
+from labctl.plan.probe import SOURCES
 
 _UNUSED_PORT = 9
 

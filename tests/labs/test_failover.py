@@ -6,13 +6,13 @@ from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
 from web import units_of
 
-from labctl.lab import Lab
-from labctl.plan import Plan
-from labctl.progress import Silent
-from labctl.readiness import crowd
-from labctl.services import Failover, Frontend, Ipvs, Vrrp
-from labctl.services.vrrp import router_ids
-from labctl.wait import Deadline, until
+from labctl.base.progress import Silent
+from labctl.base.wait import Deadline, until
+from labctl.labs.lab import Lab
+from labctl.labs.readiness import crowd
+from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
+from labctl.language.services.vrrp import router_ids
+from labctl.plan.plan import Plan
 
 _NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
 """Beside the election's own time: the address and its ARP announcement, and the client's next request. More where

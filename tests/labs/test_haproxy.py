@@ -7,9 +7,9 @@ from observe import Observer
 from testinfra.host import Host
 from web import ask, must_be_well, units_of
 
-from labctl.services import Haproxy
-from labctl.services.haproxy import CHECK_FAILURES, CHECK_SECONDS
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Haproxy
+from labctl.language.services.haproxy import CHECK_FAILURES, CHECK_SECONDS
 
 _ROUNDS = 4
 

@@ -7,9 +7,9 @@ from observe import LOOK_SECONDS, Observer
 from testinfra.host import Host
 from web import must_be_well, units_of
 
-from labctl.services import Heartbeat
-from labctl.services.heartbeat import DEADTIME, MOVE_SECONDS
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Heartbeat
+from labctl.language.services.heartbeat import DEADTIME, MOVE_SECONDS
 
 _FILES = ("heartbeat/authkeys", "heartbeat/resources")
 """The steps without which heartbeat does not start."""

@@ -3,7 +3,7 @@
 from observe import Observer
 from web import must_be_well
 
-from labctl.services import Httpd
+from labctl.language.services import Httpd
 
 
 def test_own_page(httpd_server: tuple[str, str], observer: Observer) -> None:

@@ -18,9 +18,9 @@ from observe import Frame, Observer, mac_to_node
 from testinfra.host import Host
 from web import units_of
 
-from labctl.plan import Plan
-from labctl.services import Ipvs
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Ipvs
+from labctl.plan.plan import Plan
 
 _ROUNDS = 3
 _JUNK = "while :; do echo junk | nc -l -p {port} -q 0 || echo junk | nc -l {port}; done"

@@ -3,7 +3,7 @@
 from observe import Observer
 from web import must_be_well
 
-from labctl.services import Nginx
+from labctl.language.services import Nginx
 
 
 def test_nginx_page(nginx_server: tuple[str, str], observer: Observer) -> None:

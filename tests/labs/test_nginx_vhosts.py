@@ -7,9 +7,9 @@ from observe import Observer, told
 from testinfra.host import Host
 from web import ask, must_be_well, port_of, units_of
 
-from labctl.services import Ipvs, NginxVhosts
-from labctl.services.nginx_vhosts import FAIL_SECONDS, PORT
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Ipvs, NginxVhosts
+from labctl.language.services.nginx_vhosts import FAIL_SECONDS, PORT
 
 _STRANGER = "www.nobody.example"
 _MISDIRECTED = 421

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from observe import Observer
 
-from labctl.services import Ntp
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Ntp
 
 _SECONDS = 20
 """From the start of both until the client has chosen its server: two bursts of questions, the clock set between."""

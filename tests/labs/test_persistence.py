@@ -7,7 +7,7 @@ from typing import NoReturn
 from balancing import blame_silence, director_of, director_steps
 from observe import Connection, Observer
 
-from labctl.services import Ipvs
+from labctl.language.services import Ipvs
 
 _LONGEST_WAIT = 30
 """Seconds; templates that live longer are only looked at once."""

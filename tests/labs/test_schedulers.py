@@ -8,7 +8,7 @@ from math import gcd
 from balancing import blame_silence, choices, director_of, director_steps, must_be_reachable
 from observe import Observer
 
-from labctl.services import Ipvs
+from labctl.language.services import Ipvs
 
 
 def test_open_connections(counting: str, observer: Observer) -> None:

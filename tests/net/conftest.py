@@ -11,8 +11,9 @@ import yaml
 from helpers import SECOND, digest
 from mirror import Mirror, serving
 
-from labctl import bases, guests
-from labctl.guests import Guest
+from labctl.images import bases
+from labctl.plan import guests
+from labctl.plan.guests import Guest
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,12 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from labctl import files, guests, paths, store
-from labctl.download import Patience
-from labctl.resources import IMAGES
-from labctl.store import ImageFile, Manifest
+from labctl.base import files, paths
+from labctl.base.resources import IMAGES
+from labctl.images import store
+from labctl.images.download import Patience
+from labctl.images.store import ImageFile, Manifest
+from labctl.plan import guests
 
 QUICK = Patience(connect=2, stall=0.3, tries=3, pause=0)
 SECOND = "/7/images/disk-2009.qcow2"

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from labctl.resources import CHECKS
+from labctl.base.resources import CHECKS
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -16,9 +16,11 @@ from commands import refused, typed
 from filelock import FileLock
 from helpers import IMAGE, digest, files_in, put
 
-from labctl import bundle, catalog, paths, store
-from labctl.bundle import Contents
-from labctl.errors import LabError
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.images import bundle, store
+from labctl.images.bundle import Contents
+from labctl.language import catalog
 
 TOPOLOGY = """\
 title: Mine
@@ -28,7 +30,7 @@ services: { site: { type: httpd, nodes: [web] } }
 """
 WHEELS = {"cluster_labctl-1-py3-none-any.whl": b"labctl", "rich-2-py3-none-any.whl": b"rich"}
 _ON_A_SMALL_DISK = 'mount -t tmpfs -o size=1m tmpfs "$1" && shift && "$@"'
-_MAIN = "import labctl.files, labctl.__main__; {patch}labctl.__main__.main()"
+_MAIN = "import labctl.base.files, labctl.__main__; {patch}labctl.__main__.main()"
 
 
 def all_files() -> dict[str, bytes]:
@@ -363,7 +365,8 @@ def test_a_file_system_that_takes_no_file_so_large(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*big.tar*"))
 
 
-@pytest.mark.parametrize("patch", ["", "labctl.files.check_space = lambda *_: None; "], ids=["before", "in the middle"])
+@pytest.mark.parametrize("patch", ["", "labctl.base.files.check_space = lambda *_: None; "],
+                         ids=["before", "in the middle"])
 @pytest.mark.parametrize("command", ["create", "load"])
 def test_a_disk_that_is_full(tmp_path: Path, command: str, patch: str) -> None:
     """In a mount namespace with a disk of its own, of 1 MiB."""
@@ -374,7 +377,7 @@ def test_a_disk_that_is_full(tmp_path: Path, command: str, patch: str) -> None:
     bundle.create(file, ["debian-12"], [], overwrite=False)
     environment = dict(os.environ)
     if command == "create":
-        patch += "import labctl.bundle; labctl.bundle.fetch_wheels = lambda _: []; "
+        patch += "import labctl.images.bundle; labctl.images.bundle.fetch_wheels = lambda _: []; "
         file = disk / "big.tar"
     else:
         environment["XDG_DATA_HOME"] = str(disk)

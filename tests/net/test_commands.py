@@ -12,11 +12,13 @@ from commands import refused, typed
 from helpers import stored
 from mirror import Mirror
 
-from labctl import bases, guests, paths, store
-from labctl.errors import LabError
-from labctl.guests import Guest
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.images import bases, store
+from labctl.plan import guests
+from labctl.plan.guests import Guest
 
-_MAIN = "import sys, pathlib, labctl.guests; labctl.guests.GUESTS = pathlib.Path(sys.argv.pop(1)); " \
+_MAIN = "import sys, pathlib, labctl.plan.guests; labctl.plan.guests.GUESTS = pathlib.Path(sys.argv.pop(1)); " \
         "import labctl.__main__; labctl.__main__.main()"
 _ON_A_SMALL_DISK = 'mount -t tmpfs -o size=1m tmpfs "$XDG_DATA_HOME" && "$@"; status=$?; ' \
                    'find "$XDG_DATA_HOME" -type f ! -name ".*.lock"; exit $status'

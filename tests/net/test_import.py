@@ -1,4 +1,4 @@
-"""labctl.bases and labctl.qcow2: files that are here already."""
+"""labctl.images.bases and labctl.images.qcow2: files that are here already."""
 
 import errno
 import gzip
@@ -12,9 +12,10 @@ import pytest
 from helpers import Said, digest, stored
 from mirror import Mirror
 
-from labctl import bases, files, paths
-from labctl.errors import LabError
-from labctl.guests import Guest
+from labctl.base import files, paths
+from labctl.base.errors import LabError
+from labctl.images import bases
+from labctl.plan.guests import Guest
 
 
 @pytest.fixture

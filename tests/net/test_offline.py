@@ -106,7 +106,7 @@ def test_where_pip_gets_nothing_no_bundle_is_made(tmp_path: Path, monkeypatch: p
 
 def test_what_was_installed_without_its_sources_makes_no_bundle(tmp_path: Path) -> None:
     put()
-    elsewhere = "import labctl.bundle, labctl.__main__, pathlib; labctl.bundle.ROOT = pathlib.Path('/'); "
+    elsewhere = "import labctl.images.bundle, labctl.__main__, pathlib; labctl.images.bundle.ROOT = pathlib.Path('/'); "
     result = run(sys.executable, "-c", f"{elsewhere} labctl.__main__.main()", "bundle", "create", "course.tar")
     assert result.returncode == 2
     assert "A bundle is made in a checkout of labctl" in result.stderr
@@ -116,7 +116,8 @@ def test_what_was_installed_without_its_sources_makes_no_bundle(tmp_path: Path) 
 def test_without_a_network_a_bundle_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = put()
     file = tmp_path / "course.tar"
-    packing = "import labctl.bundle, labctl.__main__; labctl.bundle.fetch_wheels = lambda _: []; labctl.__main__.main()"
+    packing = ("import labctl.images.bundle as b, labctl.__main__; b.fetch_wheels = lambda _: []; "
+               "labctl.__main__.main()")
     result = run(sys.executable, "-c", packing, "bundle", "create", file)
     assert result.returncode == 0, result.stderr
     user = [] if os.getuid() == 0 else ["--map-root-user"]

@@ -1,11 +1,11 @@
-"""labctl.process, with programs that this machine has."""
+"""labctl.base.process, with programs that this machine has."""
 
 import time
 from pathlib import Path
 
 import pytest
 
-from labctl.process import CommandError, first_line
+from labctl.base.process import CommandError, first_line
 
 
 def test_a_program_that_talks_on_is_ended_after_its_first_line(tmp_path: Path) -> None:

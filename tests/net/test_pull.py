@@ -1,4 +1,4 @@
-"""labctl.bases and labctl.download: pulls from mirrors that do what mirrors do."""
+"""labctl.images.bases and labctl.images.download: pulls from mirrors that do what mirrors do."""
 
 import socket
 from collections.abc import Callable
@@ -9,9 +9,10 @@ import pytest
 from helpers import QUICK, SECOND, Said, digest, stored
 from mirror import Mirror, serving
 
-from labctl import bases, files, paths
-from labctl.errors import LabError
-from labctl.guests import Guest
+from labctl.base import files, paths
+from labctl.base.errors import LabError
+from labctl.images import bases
+from labctl.plan.guests import Guest
 
 CHUNK = 64 * 1024
 HALF = 10 * CHUNK

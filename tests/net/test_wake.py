@@ -1,4 +1,4 @@
-"""labctl.wake: a shell that waits at a terminal, for which this machine lends a pseudo-terminal."""
+"""labctl.machines.memory.wake: a shell that waits at a terminal, for which this machine lends a pseudo-terminal."""
 
 import os
 import socket
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl import wake
-from labctl.ssh import Unreachable
+from labctl.base.errors import Unreachable
+from labctl.machines.memory import wake
 
 
 class Machine:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labctl import guests, plan, seed, topology
-from labctl.plan import Plan, PlannedNode
-from labctl.resources import TOPOLOGIES
-from labctl.seed import KeyPair, Keys
+from labctl.base.resources import TOPOLOGIES
+from labctl.language import topology
+from labctl.plan import guests, plan, seed
+from labctl.plan.plan import Plan, PlannedNode
+from labctl.plan.seed import KeyPair, Keys
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "programs"

@@ -15,7 +15,7 @@ import pytest
 import rendered
 import yaml
 
-from labctl.plan import Interface, PlannedNode
+from labctl.plan.plan import Interface, PlannedNode
 
 IGNORED = {"ntp", "ca_certs", "ca-certs", "random_seed", "seed_random", "ssh_import_id"}
 """What 19.4 on CentOS 7 passes over without a word."""

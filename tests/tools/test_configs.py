@@ -8,7 +8,7 @@ import pytest
 import rendered
 from rendered import complaints, unpacked
 
-from labctl.guests import Guest
+from labctl.plan.guests import Guest
 
 INTERFACES = ("eth0", "eth1")
 """keepalived wants those that its file names to be there."""

@@ -8,9 +8,9 @@ import pytest
 from rendered import ROOT, unshare
 from test_shell import SHELLCHECK, found_by_shell
 
-from labctl import guests
-from labctl.builder import LIBRARY, STEP
-from labctl.resources import IMAGES
+from labctl.base.resources import IMAGES
+from labctl.images.builder import LIBRARY, STEP
+from labctl.plan import guests
 
 RECIPES = [
     *(IMAGES / guest.recipe for guest in map(guests.load, guests.names()) if guest.recipe and guest.sources),

@@ -11,8 +11,9 @@ import rendered
 import yaml
 
 import labctl
-from labctl import doctor, guests
-from labctl.steps import apply_script, undo_script
+from labctl.observe import doctor
+from labctl.plan import guests
+from labctl.plan.steps import apply_script, undo_script
 
 SHELLCHECK = Path(sysconfig.get_path("scripts")) / "shellcheck"
 PACKAGE = Path(labctl.__file__).parent

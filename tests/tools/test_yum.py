@@ -12,9 +12,9 @@ import pytest
 import rendered
 from test_recipes import dry
 
-from labctl import guests
-from labctl.resources import IMAGES
-from labctl.steps import Step, apply_script, undo_script
+from labctl.base.resources import IMAGES
+from labctl.plan import guests
+from labctl.plan.steps import Step, apply_script, undo_script
 
 GUESTS = [guest for guest in map(guests.load, guests.names()) if guest.family == "redhat"]
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from hypothesis import settings
 
-from labctl.resources import CHECKS
+from labctl.base.resources import CHECKS
 
 settings.register_profile("fast", deadline=None, derandomize=True, database=None)
 settings.load_profile("fast")

@@ -3,13 +3,14 @@
 import re
 from typing import Any
 
-from labctl import guests, topology
-from labctl.errors import InputError, Problem
-from labctl.plan import Plan, make
-from labctl.resources import TOPOLOGIES
-from labctl.seed import KeyPair, Keys
-from labctl.services import Placement
-from labctl.steps import Step
+from labctl.base.errors import InputError, Problem
+from labctl.base.resources import TOPOLOGIES
+from labctl.language import topology
+from labctl.language.services import Placement
+from labctl.plan import guests
+from labctl.plan.plan import Plan, make
+from labctl.plan.seed import KeyPair, Keys
+from labctl.plan.steps import Step
 
 SHIPPED = sorted(TOPOLOGIES.glob("*.yaml"))
 GUESTS = guests.names()

@@ -1,11 +1,12 @@
-"""labctl.accel: the probe's machine code, and what is made of its answer."""
+"""labctl.images.accel: the probe's machine code, and what is made of its answer."""
 
 from pathlib import Path
 
 import pytest
 
-from labctl import accel, paths
-from labctl.errors import LabError
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.images import accel
 
 CODE = accel._BOOT_CODE
 ORIGIN = 0x7C00

@@ -1,10 +1,10 @@
-"""labctl.access: how ssh finds and trusts the nodes."""
+"""labctl.plan.access: how ssh finds and trusts the nodes."""
 
 from pathlib import Path
 
 from samples import keys_of, plan_of
 
-from labctl import access
+from labctl.plan import access
 
 
 def config(proxy: str | None) -> str:

@@ -1,11 +1,13 @@
-"""labctl.builder: what is told while a machine builds, and when it is given up; building is for tests/vm."""
+"""labctl.images.builder: what is told while a machine builds, and when it is given up; building is for tests/vm."""
 
 from pathlib import Path
 
 import pytest
 
-from labctl import builder, files, guests
-from labctl.errors import LabError
+from labctl.base import files
+from labctl.base.errors import LabError
+from labctl.images import builder
+from labctl.plan import guests
 
 LOG = """\
 The machine is up.\r

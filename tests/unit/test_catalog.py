@@ -1,12 +1,13 @@
-"""labctl.catalog: topologies by name and by path."""
+"""labctl.language.catalog: topologies by name and by path."""
 
 from pathlib import Path
 
 import pytest
 from samples import BASE, SHIPPED
 
-from labctl import catalog, paths
-from labctl.errors import InputError, LabError
+from labctl.base import paths
+from labctl.base.errors import InputError, LabError
+from labctl.language import catalog
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""labctl.checkpoint: what is kept of a lab, as far as no machine is needed to see it."""
+"""labctl.machines.memory.checkpoint: what is kept of a lab, as far as no machine is needed to see it."""
 
 import os
 import time
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from samples import plan_of
 
-from labctl import checkpoint
-from labctl.checkpoint import Checkpoint, Saved, differences, load, size, sweep
-from labctl.errors import LabError
+from labctl.base.errors import LabError
+from labctl.machines.memory import checkpoint
+from labctl.machines.memory.checkpoint import Checkpoint, Saved, differences, load, size, sweep
 
 DAY = 86_400
 

@@ -13,12 +13,15 @@ import pytest
 from commands import refused, typed
 from samples import BASE, plan_of, second_ipvs
 
-from labctl import catalog, config, lab
-from labctl.plan import Plan
-from labctl.progress import GATES
-from labctl.readiness import BOOT_ID
-from labctl.room import PrivateRoom
-from labctl.ssh import Ssh, Unreachable
+from labctl.base import config
+from labctl.base.errors import Unreachable
+from labctl.base.progress import GATES
+from labctl.labs import lab
+from labctl.labs.readiness import BOOT_ID
+from labctl.labs.ssh import Ssh
+from labctl.language import catalog
+from labctl.machines.room import PrivateRoom
+from labctl.plan.plan import Plan
 
 # ---- new ----------------------------------------------------------------------------------------------------
 

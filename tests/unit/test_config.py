@@ -1,11 +1,11 @@
-"""labctl.config: the user's settings."""
+"""labctl.base.config: the user's settings."""
 
 from contextlib import nullcontext
 
 import pytest
 
-from labctl import config, paths
-from labctl.errors import InputError, LabError
+from labctl.base import config, paths
+from labctl.base.errors import InputError, LabError
 
 
 def write(text: str) -> None:

@@ -1,4 +1,4 @@
-"""labctl.display: how things look."""
+"""labctl.cli.display: how things look."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from samples import KEEPALIVED, plan_of
 
-from labctl import display
+from labctl.cli import display
 
 
 def printed(width: int = 80) -> tuple[Console, io.StringIO]:

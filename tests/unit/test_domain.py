@@ -1,4 +1,4 @@
-"""labctl.domain: libvirt's XML."""
+"""labctl.plan.domain: libvirt's XML."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from samples import GUESTS, plan_of
 
-from labctl import domain
-from labctl.domain import Disks, domain_xml, moved, split, waiting
+from labctl.plan import domain
+from labctl.plan.domain import Disks, domain_xml, moved, split, waiting
 
 DISK = Disks(overlay=Path("/lab/rs1.qcow2"), seed=Path("/lab/rs1.iso"))
 DIRECT = Disks(overlay=DISK.overlay, seed=DISK.seed, kernel=Path("/i/vmlinuz"), initrd=Path("/i/initrd.img"),

@@ -1,6 +1,6 @@
-"""labctl.errors: what the user reads."""
+"""labctl.base.errors: what the user reads."""
 
-from labctl.errors import GateError, InputError, LabError, Problem
+from labctl.base.errors import GateError, InputError, LabError, Problem
 
 
 def test_a_lab_error_has_a_message_and_a_hint() -> None:

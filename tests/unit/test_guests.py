@@ -1,11 +1,11 @@
-"""labctl.guests: every operating system's facts."""
+"""labctl.plan.guests: every operating system's facts."""
 
 import pytest
 from samples import GUESTS
 
-from labctl import guests
-from labctl.errors import LabError
-from labctl.resources import IMAGES
+from labctl.base.errors import LabError
+from labctl.base.resources import IMAGES
+from labctl.plan import guests
 
 
 @pytest.mark.parametrize("name", GUESTS)

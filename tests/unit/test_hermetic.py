@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl import paths, process
+from labctl.base import paths, process
 
 
 def test_no_program_starts() -> None:

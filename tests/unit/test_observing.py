@@ -14,7 +14,7 @@ from testinfra.host import Host
 from web import must_be_well
 
 if TYPE_CHECKING:
-    from labctl.lab import Lab
+    from labctl.labs.lab import Lab
 
 # ---- The schedulers -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""labctl.plan: one topology, one name, one guest: always the same plan."""
+"""labctl.plan.plan: one topology, one name, one guest: always the same plan."""
 
 import re
 from ipaddress import IPv4Address
@@ -6,8 +6,8 @@ from ipaddress import IPv4Address
 import pytest
 from samples import BASE, GUESTS, KEEPALIVED, SHIPPED, changed, plan_of, runs_on, second_ipvs
 
-from labctl.errors import LabError
-from labctl.plan import Plan
+from labctl.base.errors import LabError
+from labctl.plan.plan import Plan
 
 CASES = [
     pytest.param(path.read_text(), guest, id=f"{path.stem}-{guest}") for path in SHIPPED for guest in GUESTS

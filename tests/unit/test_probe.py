@@ -1,4 +1,4 @@
-"""labctl.probe and labctl.doctor: what is asked of a guest's node, and what is made of the answers."""
+"""labctl.plan.probe and labctl.observe.doctor: what is asked of a guest's node, and what is made of the answers."""
 
 import itertools
 import re
@@ -11,10 +11,12 @@ import pytest
 from samples import GUESTS
 from typer.testing import CliRunner, Result
 
-from labctl import doctor, guests, lifecycle, probe
+from labctl.base.errors import GateError, LabError
 from labctl.cli import app
-from labctl.errors import GateError, LabError
-from labctl.probe import Probe
+from labctl.labs import lifecycle
+from labctl.observe import doctor
+from labctl.plan import guests, probe
+from labctl.plan.probe import Probe
 
 _QUESTIONS = doctor.questions
 

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import GUESTS, NAT, SHIPPED, keys_of, plan_of
 
-from labctl import access, domain, seed, topology, yamlfile
-from labctl.errors import InputError, LabError
-from labctl.plan import Plan
+from labctl.base import yamlfile
+from labctl.base.errors import InputError, LabError
+from labctl.language import topology
+from labctl.plan import access, domain, seed
+from labctl.plan.plan import Plan
 
 # Text with much more YAML in it than chance would give.
 WORDS = [

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from labctl.domain import NAMESPACE
-from labctl.provider import Provider
+from labctl.machines.provider import Provider
+from labctl.plan.domain import NAMESPACE
 
 DOMAIN = """\
 <domain type="test">

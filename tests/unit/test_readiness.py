@@ -1,4 +1,4 @@
-"""labctl.readiness: when it gives up, and what it says then."""
+"""labctl.labs.readiness: when it gives up, and what it says then."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from samples import plan_of
 
-from labctl import wake
-from labctl.domain import Accel
-from labctl.errors import GateError
-from labctl.plan import Plan
-from labctl.readiness import BOOT_ID, Gates, patience
-from labctl.ssh import Ssh, Unreachable
+from labctl.base.errors import GateError, Unreachable
+from labctl.labs.readiness import BOOT_ID, Gates, patience
+from labctl.labs.ssh import Ssh
+from labctl.machines.memory import wake
+from labctl.plan.domain import Accel
+from labctl.plan.plan import Plan
 
 
 def test_emulation_and_crowds_take_longer() -> None:

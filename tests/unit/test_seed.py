@@ -1,4 +1,4 @@
-"""labctl.seed: what cloud-init gets to see."""
+"""labctl.plan.seed: what cloud-init gets to see."""
 
 import io
 import re
@@ -9,8 +9,8 @@ import pytest
 import yaml
 from samples import BASE, GUESTS, KEEPALIVED, keys_of, plan_of
 
-from labctl import seed
-from labctl.plan import Plan, PlannedNode
+from labctl.plan import seed
+from labctl.plan.plan import Plan, PlannedNode
 
 PLANS = [pytest.param(plan_of(text, guest=guest), id=f"{name}-{guest}")
          for name, text in (("ipvsadm", BASE), ("keepalived", KEEPALIVED)) for guest in GUESTS]

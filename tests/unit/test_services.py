@@ -1,4 +1,4 @@
-"""labctl.services: what all types have in common, and httpd."""
+"""labctl.language.services: what all types have in common, and httpd."""
 
 import pytest
 from samples import (
@@ -21,10 +21,10 @@ from samples import (
     step_of,
 )
 
-from labctl import topology
-from labctl.resources import STEPS
-from labctl.services import Frontend, Httpd, Placement
-from labctl.services.base import host_at
+from labctl.base.resources import STEPS
+from labctl.language import topology
+from labctl.language.services import Frontend, Httpd, Placement
+from labctl.language.services.base import host_at
 
 TEXTS = {
     "dr": BASE, "dr-keepalived": KEEPALIVED, "nat": NAT, "nat-keepalived": NAT_KEEPALIVED, "tun": TUN,

@@ -1,4 +1,4 @@
-"""labctl.services.haproxy: proxies in front of servers."""
+"""labctl.language.services.haproxy: proxies in front of servers."""
 
 import pytest
 from samples import GUESTS, HAPROXY, changed, placed, service_of, step_of, told

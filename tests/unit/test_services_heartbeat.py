@@ -1,4 +1,4 @@
-"""labctl.services.heartbeat: an address of two machines."""
+"""labctl.language.services.heartbeat: an address of two machines."""
 
 from ipaddress import IPv4Address
 

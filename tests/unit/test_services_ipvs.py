@@ -1,4 +1,4 @@
-"""labctl.services.ipvs: what is refused, which step lands where and with what, and the times checks rely on."""
+"""labctl.language.services.ipvs: what is refused, which step lands where, and the times checks rely on."""
 
 import shlex
 from typing import Any
@@ -23,10 +23,11 @@ from samples import (
     values_of,
 )
 
-from labctl import guests, topology
-from labctl.services import Placement
-from labctl.services.ipvs import Check
-from labctl.steps import render
+from labctl.language import topology
+from labctl.language.services import Placement
+from labctl.language.services.ipvs import Check
+from labctl.plan import guests
+from labctl.plan.steps import render
 
 # The same service, and httpd on another port as well.
 TWO_PORTS = changed("  web:", "  more: { type: httpd, nodes: [rs1, rs2], port: 8080 }\n  web:", NAT)

@@ -1,9 +1,9 @@
-"""labctl.services.nginx and nginx_vhosts: servers, and proxies that look at the Host header."""
+"""labctl.language.services.nginx and nginx_vhosts: servers, and proxies that look at the Host header."""
 
 import pytest
 from samples import GUESTS, HAPROXY, changed, placed, service_of, step_of, told, values_of
 
-from labctl.services.base import host_at
+from labctl.language.services.base import host_at
 
 NGINX = HAPROXY[:HAPROXY.index("  proxy:")].replace("httpd", "nginx")
 VHOSTS = HAPROXY.replace("haproxy, nodes: [lb1, lb2], servers: { rs1: 2, rs2: 1 } }",

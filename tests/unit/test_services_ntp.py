@@ -1,4 +1,4 @@
-"""labctl.services.ntp: one machine's clock for the others."""
+"""labctl.language.services.ntp: one machine's clock for the others."""
 
 import pytest
 from samples import BASE, GUESTS, changed, placed, runs_on, step_of, told, values_of

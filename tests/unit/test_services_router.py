@@ -1,13 +1,13 @@
-"""labctl.services.router: the ways between networks."""
+"""labctl.language.services.router: the ways between networks."""
 
 from ipaddress import IPv4Address
 
 import pytest
 from samples import BASE, GUESTS, TUN, changed, placed, step_of, told
 
-from labctl import topology
-from labctl.services import Placement
-from labctl.services.router import reaches
+from labctl.language import topology
+from labctl.language.services import Placement
+from labctl.language.services.router import reaches
 
 
 @pytest.mark.parametrize(("node", "message"), [

@@ -1,4 +1,4 @@
-"""labctl.services.vrrp: addresses that float, alone and with ipvs."""
+"""labctl.language.services.vrrp: addresses that float, alone and with ipvs."""
 
 from ipaddress import IPv4Address
 from typing import Any
@@ -22,10 +22,11 @@ from samples import (
     values_of,
 )
 
-from labctl import guests, topology
-from labctl.services import Failover, Placement
-from labctl.services.vrrp import Options, failover, router_ids, skew_seconds, takeover_seconds
-from labctl.steps import render
+from labctl.language import topology
+from labctl.language.services import Failover, Placement
+from labctl.language.services.vrrp import Options, failover, router_ids, skew_seconds, takeover_seconds
+from labctl.plan import guests
+from labctl.plan.steps import render
 
 # An ipvs service beside the proxies.
 WEB = changed("[lvs]", "[lb1]", BASE[BASE.index("  web:"):])

@@ -1,11 +1,11 @@
-"""labctl.site: values of networks and nodes."""
+"""labctl.language.site: values of networks and nodes."""
 
 from ipaddress import IPv4Address
 
 import pydantic
 import pytest
 
-from labctl.site import Node, Site
+from labctl.language.site import Node, Site
 
 SITE = Site.model_validate({
     "networks": {"lan": {"subnet": "10.0.0.0/24", "host": "10.0.0.1"}, "far": {"subnet": "10.0.1.0/24"}},

@@ -1,4 +1,4 @@
-"""labctl.steps: templates stay what they are, whatever is filled in."""
+"""labctl.plan.steps: templates stay what they are, whatever is filled in."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 import yaml
 from samples import GUESTS
 
-from labctl import guests
-from labctl.resources import STEPS
-from labctl.services import Placement
-from labctl.steps import File, Step, Template, apply_script, render, undo_script
-from labctl.yamlfile import read_file
+from labctl.base.resources import STEPS
+from labctl.base.yamlfile import read_file
+from labctl.language.services import Placement
+from labctl.plan import guests
+from labctl.plan.steps import File, Step, Template, apply_script, render, undo_script
 
 VALUES = {"vips": ["10.0.0.100"], "interface": "eth0"}
 

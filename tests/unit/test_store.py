@@ -1,4 +1,4 @@
-"""labctl.store: images by name and by content; building is for the tests that may start programs."""
+"""labctl.images.store: images by name and by content; building is for the tests that may start programs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import NoReturn
 
 import pytest
 
-from labctl import bases, builder, guests, paths, store
-from labctl.builder import RecipeError
-from labctl.errors import LabError
-from labctl.files import sha256
-from labctl.resources import IMAGES
-from labctl.store import ImageFile, Manifest
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.base.files import sha256
+from labctl.base.resources import IMAGES
+from labctl.images import bases, builder, store
+from labctl.images.builder import RecipeError
+from labctl.images.store import ImageFile, Manifest
+from labctl.plan import guests
 
 
 def manifest(files: dict[str, ImageFile], built: int = 2024) -> Manifest:

@@ -1,8 +1,8 @@
-"""labctl.suggest: the nearest known word."""
+"""labctl.base.suggest: the nearest known word."""
 
 import pytest
 
-from labctl.suggest import did_you_mean
+from labctl.base.suggest import did_you_mean
 
 
 @pytest.mark.parametrize(("word", "known", "expected"), [

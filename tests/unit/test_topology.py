@@ -1,4 +1,4 @@
-"""labctl.topology: each rule of the language, and how its violation is told."""
+"""labctl.language.topology: each rule of the language, and how its violation is told."""
 
 import jsonschema
 import pytest
@@ -19,8 +19,8 @@ from samples import (
     told,
 )
 
-from labctl import topology
-from labctl.errors import InputError, LabError
+from labctl.base.errors import InputError, LabError
+from labctl.language import topology
 
 SHAPE = [
     ("title: Test bed\n", "", 1, "'title' is missing in the topology."),

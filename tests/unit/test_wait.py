@@ -1,11 +1,11 @@
-"""labctl.wait: deadlines, by a clock that only sleeping moves."""
+"""labctl.base.wait: deadlines, by a clock that only sleeping moves."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from labctl import wait
-from labctl.wait import Deadline, until
+from labctl.base import wait
+from labctl.base.wait import Deadline, until
 
 
 @pytest.fixture

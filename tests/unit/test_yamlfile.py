@@ -1,11 +1,11 @@
-"""labctl.yamlfile: hand-written YAML, with its lines, and nothing exotic."""
+"""labctl.base.yamlfile: hand-written YAML, with its lines, and nothing exotic."""
 
 from pathlib import Path
 
 import pytest
 
-from labctl.errors import InputError
-from labctl.yamlfile import MAX_BYTES, MAX_DEPTH, Document, read, read_file
+from labctl.base.errors import InputError
+from labctl.base.yamlfile import MAX_BYTES, MAX_DEPTH, Document, read, read_file
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,11 @@ import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
-from labctl import accel, catalog, guests, paths, plan, store
-from labctl.plan import Plan
+from labctl.base import paths
+from labctl.images import accel, store
+from labctl.language import catalog
+from labctl.plan import guests, plan
+from labctl.plan.plan import Plan
 
 # A shell that runs these tests in the background has SIGINT ignored, and whatever it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

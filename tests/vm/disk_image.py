@@ -9,7 +9,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from labctl.store import Image
+from labctl.images.store import Image
 
 _PROGRAMS = Path(__file__).parents[2] / ".venv/programs"
 """Where `scripts/setup --dev` unpacks GRUB, as far as it is not installed."""

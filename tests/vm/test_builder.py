@@ -21,7 +21,8 @@ import pytest
 import yaml
 from conftest import GUEST, PATIENCE, ROOT, Labctl
 
-from labctl import guests, store
+from labctl.images import store
+from labctl.plan import guests
 
 NAME = "debian-disk"
 LAB = """\

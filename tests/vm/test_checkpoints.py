@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE, Labctl
 
-from labctl import paths
-from labctl.services.heartbeat import DEADTIME
-from labctl.ssh import Ssh
+from labctl.base import paths
+from labctl.labs.ssh import Ssh
+from labctl.language.services.heartbeat import DEADTIME
 
 KEEPALIVED = "lvs-dr-keepalived"
 SAYS_TRANSITION = r"Entering (MASTER|BACKUP|FAULT) STATE"
@@ -215,7 +215,8 @@ def test_the_disk_is_full_while_saving(labctl: Labctl, tiny: str) -> None:
     """The lab goes on, and nothing is left of the try."""
     warm = Path(labctl.environment["XDG_CACHE_HOME"]) / "labctl/warm"
     # A file system of its own, too small for the memory; that it is so is found out too late.
-    command = ("import labctl.checkpoint as c, labctl.__main__ as m; c.free_disk = lambda d: (10 ** 6, d); m.main()")
+    command = ("import labctl.machines.memory.checkpoint as c, labctl.__main__ as m; "
+               "c.free_disk = lambda d: (10 ** 6, d); m.main()")
     user = [] if os.getuid() == 0 else ["--map-root-user"]
     result = subprocess.run(
         ["unshare", "-m", *user, "sh", "-c", 'mkdir -p $0 && mount -t tmpfs -o size=40m tmpfs $0 && "$@" && '

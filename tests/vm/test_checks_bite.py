@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Labctl, failures, planned
 
-from labctl.services import Ipvs
+from labctl.language.services import Ipvs
 
 
 @dataclass(frozen=True)

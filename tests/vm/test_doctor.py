@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import GUEST, PATIENCE, Labctl
 
-from labctl import guests
+from labctl.plan import guests
 
-_WITH_OTHER_GUESTS = "import sys, pathlib, labctl.guests; labctl.guests.GUESTS = pathlib.Path(sys.argv.pop(1)); " \
+_WITH_OTHER_GUESTS = "import sys, pathlib, labctl.plan.guests as g; g.GUESTS = pathlib.Path(sys.argv.pop(1)); " \
                      "import labctl.__main__; labctl.__main__.main()"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import PATIENCE, Labctl
 
-from labctl.wait import Deadline, until
+from labctl.base.wait import Deadline, until
 
 VIP = "10.10.10.100"
 AWAY = "/run/heartbeat-watch.away"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import GUEST, ROOT, TINY, Labctl
 
-from labctl import store
+from labctl.images import store
 
 
 @pytest.mark.vm
@@ -30,7 +30,7 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
     assert labctl("--version").startswith("labctl 0.")
     checks = subprocess.run(
         [home / "bin/python", "-I", "-c",
-         "from labctl import resources as r; print((r.CHECKS / 'test_ipvs.py').is_file(), "
+         "from labctl.base import resources as r; print((r.CHECKS / 'test_ipvs.py').is_file(), "
          "(r.IMAGES / 'debian-12.sh').is_file(), r.ROOT)"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert checks.stdout.startswith("True True")
     assert str(home) in checks.stdout

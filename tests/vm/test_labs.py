@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import LABS, OWN, Labctl, failures, planned
 
-from labctl.checks import NO_CHECKS, PASSED
-from labctl.steps import Step
+from labctl.observe.checks import NO_CHECKS, PASSED
+from labctl.plan.steps import Step
 
 THROUGH_VIP = ["test_spread", "test_clients_stay", "test_second_client", "test_long_packets", "test_open_connections",
                "test_closed_connections", "test_source_hash", "test_destination"]

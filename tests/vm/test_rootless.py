@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import GUEST, PATIENCE, ROOT, Labctl
 
-from labctl import store
+from labctl.images import store
 
 USER, UID = "labctl-test", 4242
 

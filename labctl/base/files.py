@@ -1,0 +1,89 @@
+"""Large files: their digests, copies of them, and disks that are too small for them."""
+
+import errno
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+
+from labctl.base.errors import LabError
+from labctl.base.machine import free_disk
+
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2): let the copy share the original's blocks, on file systems that can."""
+_BLOCK = 2**20
+_WHAT_TAKES_SPACE = "'labctl image list' and 'labctl list' show what takes space."
+
+
+class DiskFull(LabError):
+    """A disk became full while a file was written to it."""
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """What tells a file from a damaged one (XXH3, 128 bits), in hexadecimal: no proof against forgery, and ten times as
+    quick as a digest. Memories are read back while somebody waits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def adopt(source: Path, target: Path) -> Path:
+    """Give a file that nobody changes a second name; on another file system, a copy. One that is there stays."""
+    if not target.exists():
+        try:
+            target.hardlink_to(source)
+        except OSError:  # Another file system.
+            shutil.copyfile(source, target)
+    return target
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content; it takes no time and no space where the file system can share blocks."""
+    with source.open("rb") as original, target.open("wb") as duplicate:
+        try:
+            fcntl.ioctl(duplicate, _FICLONE, original.fileno())
+        except OSError:
+            shutil.copyfileobj(original, duplicate, _BLOCK)
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Raise LabError if fewer than `needed` bytes are free where `directory` is."""
+    free, _ = free_disk(directory)
+    if free < needed / 2**20:
+        needs = f"needs {_mib(needed)} MiB, and {free} MiB are free"
+        raise LabError(_no_room(directory, needs), hint=_WHAT_TAKES_SPACE)
+
+
+@contextmanager
+def filling(directory: Path, needed: int | None) -> Iterator[None]:
+    """While `needed` bytes (None: nobody knows) are written to `directory`: raises DiskFull when there is no room.
+
+    LabError where there is room, but not for a file of this size, as for 4 GiB on FAT.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise LabError(f"A file as large as this one cannot be in '{directory}', on its kind of file system.",
+                           hint="Choose another disk; a bundle is smaller with '--image GUEST'.") from None
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needs = f"needs {_mib(needed)} MiB" if needed else "needs more"
+        raise DiskFull(_no_room(directory, needs), hint=_WHAT_TAKES_SPACE) from None
+
+
+def _no_room(directory: Path, needs: str) -> str:
+    return f"There is not enough room in '{directory}': the file {needs}."
+
+
+def _mib(count: int) -> int:
+    return -(-count // 2**20)

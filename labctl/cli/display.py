@@ -1,0 +1,204 @@
+"""How things look: live progress, tables, sheets. Prints to the console it is given."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from labctl.base.progress import GATES, Gate
+from labctl.plan.plan import Plan, PlannedNode
+
+_WORKING = {
+    "defined": "making its disk", "booting": "starting", "ssh": "booting", "configured": "being configured",
+    "units": "starting its services", "serving": "waiting for the lab to serve",
+}
+"""What a node is doing while it has not yet passed the gate."""
+
+
+def data(value: Any, output: str) -> str:
+    """A value as JSON or YAML."""
+    if output == "json":
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under headings, as wide as they need to be."""
+    grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    grid.width = console.measure(grid, options=console.options.update(width=10_000)).maximum
+    console.print(grid, soft_wrap=True)
+
+
+class PlainProgress:
+    """A line per event, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "PlainProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def passed(self, node: str, gate: Gate) -> None:
+        """See Progress."""
+        self.say(f"{time.monotonic() - self._start:6.1f} s  {node}: {gate}")
+
+
+class LiveProgress:
+    """A table of nodes and what each is doing, redrawn while it changes."""
+
+    def __init__(self, console: Console, nodes: Sequence[PlannedNode]) -> None:
+        self._console = console
+        self._start = time.monotonic()
+        self._gates: dict[str, Gate | None] = {node.name: None for node in nodes}
+        self._since = dict.fromkeys(self._gates, self._start)
+        self._spinner = Spinner("dots")
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveProgress":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def passed(self, node: str, gate: Gate) -> None:
+        """See Progress."""
+        self._gates[node] = gate
+        self._since[node] = time.monotonic()
+
+    def _render(self) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        style = Text.from_markup
+        now = time.monotonic()
+        for node, gate in self._gates.items():
+            passed = GATES.index(gate) + 1 if gate else 0
+            bar = "[green]" + "●" * passed + "[/][dim]" + "○" * (len(GATES) - passed) + "[/]"
+            if passed == len(GATES):
+                grid.add_row(style("[green]✓[/]"), Text(node), style(bar), style("[green]serving[/]"), "")
+            else:
+                seconds = f"[dim]{now - self._since[node]:.0f} s[/]"
+                grid.add_row(self._spinner, Text(node), style(bar), Text(_WORKING[GATES[passed]]), style(seconds))
+        return grid
+
+
+class PlainTransfer:
+    """A few lines for a download, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._quarters = 0
+
+    def __enter__(self) -> "PlainTransfer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        """See Transfer."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def moved(self, here: int, total: int | None) -> None:
+        """See Transfer."""
+        quarters = here * 4 // total if total else 0
+        if total and quarters > self._quarters:
+            self.say(f"{size(here)} of {size(total)}")
+        self._quarters = quarters
+
+
+class LiveTransfer:
+    """A bar with speed and time for a download."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+                                  TimeRemainingColumn(), console=console, transient=True)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "LiveTransfer":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.__exit__(None, None, None)
+
+    def say(self, text: str) -> None:
+        """See Transfer."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def moved(self, here: int, total: int | None) -> None:
+        """See Transfer."""
+        if self._task is None:
+            self._task = self._progress.add_task("", completed=here, total=total)
+        self._progress.update(self._task, completed=here, total=total)
+
+
+def sheet(plan: Plan, nodes: Sequence[PlannedNode], line: Callable[[str], None]) -> None:
+    """What a person would type on each node, and why: Markdown."""
+    line(f"# {plan.topology.title}")
+    for node in nodes:
+        addresses = ", ".join(f"{interface.name} {interface.address}" for interface in node.interfaces)
+        line(f"\n## {node.name} ({addresses})")
+        for number, step in enumerate(node.steps, start=1):
+            line(f"\n### {number}. {step.title} ({node.name}/{step.name})\n")
+            line(step.why)
+            for file in step.write_files:
+                mode = "" if file.permissions == "0644" else f" (mode {file.permissions})"
+                line(f"\nWrite {file.path}{mode}:\n")
+                line(_indented(file.content))
+            if step.runcmd:
+                line("\nRun:\n")
+                line("\n".join(_indented(command) for command in step.runcmd))
+            line("\nTo take it back:\n")
+            line("\n".join(_indented(command) for command in step.undo))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.rstrip("\n").splitlines())
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def mapping_rows(states: Mapping[str, str], applied: Mapping[str, Set[str] | None],
+                 nodes: Sequence[PlannedNode]) -> list[list[str]]:
+    """A node's name, state, addresses, memory and steps."""
+    return [[node.name, states[node.name],
+             ", ".join(f"{interface.name} {interface.address}/{interface.prefix}" for interface in node.interfaces),
+             f"{node.memory} MiB", _applied(node, applied[node.name])] for node in nodes]
+
+
+def _applied(node: PlannedNode, applied: Set[str] | None) -> str:
+    if applied is None:
+        return "?"
+    undone = [step.name for step in node.steps if step.name not in applied]
+    count = f"{len(node.steps) - len(undone)}/{len(node.steps)}"
+    return f"{count}, undone: {', '.join(undone)}" if undone else count

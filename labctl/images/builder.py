@@ -1,0 +1,224 @@
+"""Images made of a distributor's: a machine boots once on an overlay of the base, and does what a recipe says.
+
+It is one QEMU, a child of labctl, in the network that labctl is in, where QEMU's user-mode networking has a way out
+without any right: the machine's uplink, which machines of a lab never have. A private room has no way out.
+
+The recipe and what it makes travel on a disk of their own, and what it says on a serial port of its own.
+"""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from labctl.base import files
+from labctl.base.errors import LabError
+from labctl.base.process import run, run_script
+from labctl.base.wait import Deadline
+from labctl.images import accel, bases
+from labctl.plan.domain import Accel
+from labctl.plan.guests import Guest
+from labctl.plan.seed import iso as seed_iso
+
+STEP = "==> "
+"""How a recipe's output announces a step."""
+LIBRARY = "customise.sh"
+"""What recipes have in common; beside them."""
+_MEMORY_MIB = 1536
+_DISK_GIB = 10
+"""A smaller base is made larger; cloud-init has the file system grow where it can."""
+_WORK_GIB = 8
+_FREE_BYTES = 256 * 2**20
+"""With less, the disk counts as full: QEMU would hold the machine still and wait for room."""
+_BEGIN_SECONDS = 120
+_END_SECONDS = 2400
+_ADDRESS, _GATEWAY, _RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
+"""As in QEMU's user-mode network (its manual, 'Using the user mode network stack')."""
+_MAC = "52:54:00:00:02:0f"
+
+_USER_DATA = """\
+#!/bin/sh
+# With random addresses a program takes four times as long to start under TCG.
+echo 0 >/proc/sys/kernel/randomize_va_space
+setenforce 0 2>/dev/null
+mkdir /run/labctl
+mount LABEL=labctl /run/labctl
+systemd-run --unit=labctl-build sh /run/labctl/begin
+"""
+_BEGIN = """\
+exec </dev/null >/dev/ttyS1 2>&1
+echo 'The machine is up.'
+# What cloud-init does at its end would undo a part of the sealing.
+until [ -e /run/cloud-init/result.json ]; do sleep 1; done
+echo 'nameserver {resolver}' >/etc/resolv.conf
+cd /run/labctl
+if {environment} sh {recipe}; then touch out/done; fi
+sync
+systemctl poweroff
+"""
+
+
+class RecipeError(LabError):
+    """A recipe failed; its log tells why."""
+
+
+def customise(guest: Guest, base: bases.Base, recipe: Path, environment: Mapping[str, str], iso: Path | None,
+              home: Path, log: Path, say: Callable[[str], None]) -> None:
+    """Run `recipe` on `base`, and leave in `home` what it made: disk.qcow2, packages.txt, and media.img where it made
+    a package repository.
+
+    `environment` is the recipe's; `iso` is a disk that it finds as ISO. What it says is in `log`, and what the console
+    says beside it. Raises RecipeError if the recipe fails, and LabError if the machine does not come up or takes too
+    long, or if the disk becomes full.
+    """
+    accelerator, remark = accel.choose("auto")
+    if remark:
+        say(remark)
+    console = console_of(log)
+    for file in (log, console):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    machine = home / "machine"
+    machine.mkdir()
+    _overlay(base, machine)
+    _work_disk(recipe, {**environment, **({"ISO": "/dev/disk/by-id/virtio-iso"} if iso else {})}, machine)
+    (machine / "seed.iso").write_bytes(_seed(guest))
+    watch = Watch(guest, machine, log, console, accel.slowness(accelerator), say)
+    with log.open("ab") as output:
+        status = run_script(_command(guest, machine, iso, accelerator, log, console), output, {}, watch)
+    if status:
+        raise RecipeError(f"QEMU ended with status {status}.")
+    watch.must_have_begun()
+    results = machine / "results"
+    results.mkdir()
+    run([_tool("debugfs"), "-R", f"rdump /out {shlex.quote(str(results))}", machine / "work.img"], check=False)
+    out = results / "out"
+    if not (out / "done").exists():
+        raise RecipeError("The recipe failed.")
+    shutil.copyfile(out / "packages.txt", home / "packages.txt")
+    if (out / "repository").is_dir():
+        _media(out / "repository", home / "media.img")
+    run(["qemu-img", "convert", "-O", "qcow2", machine / "overlay.qcow2", home / "disk.qcow2"])
+    shutil.rmtree(machine)
+
+
+def console_of(log: Path) -> Path:
+    """What the machine's console said, beside what the recipe said."""
+    return log.with_suffix(".console.log")
+
+
+def said(log: Path) -> list[str]:
+    """The lines of a recipe's output that are not empty."""
+    return [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+
+
+def last_step(log: Path) -> tuple[str, list[str]]:
+    """The step that a recipe announced last (empty where there is none), and what it has said since then."""
+    lines = said(log)
+    place = max((number for number, line in enumerate(lines) if line.startswith(STEP)), default=-1)
+    return lines[place].removeprefix(STEP) if place >= 0 else "", lines[place + 1:]
+
+
+class Watch:
+    """Called while the machine runs: tells of each step, and raises LabError where waiting is of no more use."""
+
+    def __init__(self, guest: Guest, machine: Path, log: Path, console: Path, patience: float,
+                 say: Callable[[str], None]) -> None:
+        self._guest, self._machine, self._log, self._console, self._say = guest, machine, log, console, say
+        self._begin, self._end = Deadline(_BEGIN_SECONDS * patience), Deadline(_END_SECONDS * patience)
+        self._step = ""
+
+    def __call__(self) -> None:
+        files.check_space(self._machine, _FREE_BYTES)
+        step, _ = last_step(self._log)
+        if step != self._step:
+            self._step = step
+            self._say(step)
+        if self._begin.expired:
+            self.must_have_begun()
+        if self._end.expired:
+            where = f" It was at the step '{step}'." if step else ""
+            raise LabError(f"The machine that builds '{self._guest.name}' is not done after "
+                           f"{self._end.seconds / 60:.0f} minutes.{where}", hint=f"The log is '{self._log}'.")
+
+    def must_have_begun(self) -> None:
+        """Raise LabError if the recipe has said nothing so far."""
+        if not said(self._log):
+            lines = said(self._console)
+            raise LabError(f"The machine that builds '{self._guest.name}' does not come up"
+                           f"{f': {lines[-1].strip()}' if lines else '; its console is silent'}.",
+                           hint=f"The console is '{self._console}'.")
+
+
+def _overlay(base: bases.Base, machine: Path) -> None:
+    """The disk that the machine works on; the base has a second name beside it, whatever becomes of the first."""
+    files.adopt(base.disk, machine / "base.qcow2")
+    info = json.loads(run(["qemu-img", "info", "--output=json", machine / "base.qcow2"]).stdout)
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", machine / "overlay.qcow2",
+         str(max(info["virtual-size"], _DISK_GIB * 2**30))])
+
+
+def _work_disk(recipe: Path, environment: Mapping[str, str], machine: Path) -> None:
+    """A file system with the recipe, room to work in, and a directory 'out' for what is made."""
+    content = machine / "work"
+    (content / "out").mkdir(parents=True)
+    for file in (recipe, recipe.with_name(LIBRARY)):
+        shutil.copyfile(file, content / file.name)
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    (content / "begin").write_text(_BEGIN.format(resolver=_RESOLVER, environment=settings, recipe=recipe.name))
+    # ext2, since an old kernel has to read what a new mke2fs has made.
+    run([_tool("mke2fs"), "-q", "-t", "ext2", "-L", "labctl", "-i", "65536", "-d", content, machine / "work.img",
+         f"{_WORK_GIB}G"])
+
+
+def _media(repository: Path, target: Path) -> None:
+    """A file system with a package repository, as small as it may be."""
+    size = sum(path.stat().st_size for path in repository.rglob("*"))
+    run([_tool("mke2fs"), "-q", "-t", "ext2", "-m", "0", "-L", "media", "-d", repository, target,
+         f"{size * 12 // 10 // 1024 + 2048}k"])
+
+
+def _seed(guest: Guest) -> bytes:
+    network = {"version": 1, "config": [{
+        "type": "physical", "name": "eth0", "mac_address": _MAC,
+        "subnets": [{"type": "static", "address": _ADDRESS, "gateway": _GATEWAY, "dns_nameservers": [_RESOLVER]}],
+    }]}
+    return seed_iso({"meta-data": json.dumps({"instance-id": f"labctl-build-{guest.name}"}),
+                     "user-data": _USER_DATA, "network-config": json.dumps(network)})
+
+
+def _command(guest: Guest, machine: Path, iso: Path | None, accelerator: Accel, log: Path,
+             console: Path) -> list[str | Path]:
+    """The machine, which goes when labctl does, however that ends."""
+    return [
+        "setpriv", "--pdeathsig", "KILL",
+        accel.emulator() or accel.EMULATORS[0], "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-machine", "pc", "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else guest.tcg_cpu,
+        "-smp", "2", "-m", str(_MEMORY_MIB),
+        *_disk("disk", machine / "overlay.qcow2", "format=qcow2,cache=unsafe"),
+        *_disk("seed", machine / "seed.iso", "format=raw,readonly=on"),
+        *_disk("work", machine / "work.img", "format=raw,cache=unsafe"),
+        *(_disk("iso", iso, "format=raw,readonly=on") if iso else []),
+        "-netdev", "user,id=uplink", "-device", f"virtio-net-pci,netdev=uplink,mac={_MAC}",
+        "-device", "virtio-rng-pci",
+        *_serial("console", console), *_serial("recipe", log),
+    ]
+
+
+def _disk(name: str, file: Path, options: str) -> list[str]:
+    return ["-drive", f"id={name},if=none,file={_escaped(file)},{options}",
+            "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _serial(name: str, file: Path) -> list[str]:
+    return ["-chardev", f"file,id={name},path={_escaped(file)},append=on", "-serial", f"chardev:{name}"]
+
+
+def _escaped(file: Path) -> str:
+    return str(file).replace(",", ",,")
+
+
+def _tool(name: str) -> str:
+    """A program that may be where an ordinary user does not look."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or name

@@ -1,0 +1,242 @@
+"""A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from labctl.base import paths
+from labctl.base.each import of_each
+from labctl.base.errors import GateError, LabError, Unreachable
+from labctl.base.progress import Progress
+from labctl.base.suggest import did_you_mean
+from labctl.base.types import Model
+from labctl.images import store
+from labctl.images.store import Image
+from labctl.labs import readiness
+from labctl.labs.ssh import Ssh
+from labctl.machines import keys, room
+from labctl.machines.memory import preboot, wake
+from labctl.plan import access
+from labctl.plan.domain import Accel, domain_xml
+from labctl.plan.plan import Plan, PlannedNode
+from labctl.plan.seed import files, iso
+from labctl.plan.steps import MARKERS, Step, apply_script, undo_script
+
+if TYPE_CHECKING:
+    from labctl.machines.provider import Provider
+
+_REBOOT_SECONDS = 10
+"""For a node to take the command to reboot."""
+_ASK_SECONDS = 3
+"""For a node to say which steps are done, or what time it is."""
+
+
+class Record(Model):
+    """What labctl has to remember of a lab between two commands."""
+
+    plan: Plan
+    host: str | None
+    accel: Accel
+    image: str
+    """The digest of the image its disks are based on."""
+    ready: bool = False
+    """False while it is on its way up or back, and for ever if labctl was killed then."""
+    trouble: str = ""
+    """Why it does not serve, where it goes on from a checkpoint that did not."""
+
+
+class Lab:
+    """A lab that exists."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.plan = record.plan
+        self.directory = paths.lab(record.plan.lab)
+        self.ssh_config = self.directory / "ssh_config"
+        self.ssh = Ssh(self.ssh_config)
+        self.room = room.for_lab(record.plan.lab, record.host)
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.plan.lab
+
+    @cached_property
+    def provider(self) -> "Provider":
+        """libvirt, as far as it is this lab's."""
+        from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
+
+        return Provider(self.room.uri, str(self.plan.uuid))
+
+    @property
+    def patience(self) -> float:
+        """The factor on deadlines in this lab."""
+        return readiness.patience(self.record.accel, len(self.plan.nodes))
+
+    def save(self, record: Record) -> None:
+        """Remember a new state of the lab."""
+        self.record = record
+        text = record.model_dump_json(exclude={"plan": {"digest"}})
+        new = self.directory / "lab.json.new"
+        new.write_text(text)
+        new.rename(self.directory / "lab.json")
+
+    def write_access(self) -> None:
+        """Write how the lab's nodes are reached by SSH, with the keys that are there."""
+        pairs = keys.read(self.directory / "keys", self.plan)
+        sockets = paths.sockets(self.name)
+        room.make_sockets_directory(sockets)
+        hosts_file = self.directory / "known_hosts"
+        hosts_file.write_text(access.known_hosts(self.plan, pairs))
+        identity = self.directory / "keys" / "login"
+        self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, sockets, self.room.proxy))
+
+    def states(self) -> dict[str, str]:
+        """Each node's state: running, paused, crashed, off (destroyed), or gone with its room."""
+        if not self.room.is_open():
+            return {node.name: "gone" for node in self.plan.nodes}
+        states = self.provider.states()
+        return {node.name: states.get(node.name, "off") for node in self.plan.nodes}
+
+    def applied(self) -> dict[str, set[str] | None]:
+        """The names of each node's steps that are done; None for a node that does not say."""
+        states = self.states()
+
+        def ask(node: PlannedNode) -> set[str] | None:
+            if states[node.name] != "running":
+                return None
+            try:
+                result = self.ssh.run(node.name, f"ls {MARKERS}", timeout=_ASK_SECONDS * self.patience)
+            except Unreachable:
+                return None
+            return None if result.returncode else set(result.stdout.split())
+
+        return of_each(self.plan.nodes, ask)
+
+    def clocks(self) -> dict[str, float]:
+        """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
+        def ask(node: PlannedNode) -> float:
+            try:
+                return self.ssh.clock_ahead(node.name, _ASK_SECONDS * self.patience)
+            except LabError:
+                return 0.0
+
+        return of_each(self.plan.nodes, ask)
+
+    def await_question(self) -> None:
+        """Have nodes that are going to be saved wait for the first question as they go on."""
+        def ask(node: PlannedNode) -> None:
+            with suppress(LabError):  # Then it is asked by SSH.
+                self.ssh.do(node.name, wake.WAIT, _ASK_SECONDS * self.patience, f"'{node.name}' does not wait")
+
+        of_each(self.plan.nodes, ask)
+
+    def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
+        """The readiness gates of this lab."""
+        return readiness.Gates(self.plan, self.room, self.provider, self.ssh, self.record.accel, progress, limit)
+
+    # ---- What is done to nodes ---------------------------------------------------------------------------
+
+    def start(self, node: PlannedNode, image: Image | None = None, booted: preboot.Booted | None = None) -> None:
+        """Start a node's machine on its disk, which is made if it has none yet.
+
+        With `booted` it starts from memory; raises LabError, and leaves nothing, where that does not work.
+        """
+        image = image or store.find(self.plan.guest.name)
+        seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
+        if booted:
+            disks = self.room.place(self.provider, node, image, seed, booted.disk)
+            xml = domain_xml(self.plan, node, disks, self.record.accel)
+            console = self.directory / "consoles" / f"{node.name}.log"
+            try:
+                preboot.start(booted, xml, node.name, self.provider, console, self.patience)
+            except BaseException:
+                self.provider.destroy(node.name)
+                disks.overlay.unlink()
+                raise
+            return
+        disks = self.room.place(self.provider, node, image, seed)
+        self.provider.create_domain(domain_xml(self.plan, node, disks, self.record.accel))
+
+    def crash(self, node: PlannedNode) -> None:
+        """Pull the plug of a node; its disk stays as it is."""
+        self.ssh.close(node.name)
+        self.provider.destroy(node.name)
+
+    def reboot(self, nodes: Sequence[PlannedNode], progress: Progress) -> None:
+        """Restart the systems of running nodes, all at once, and return when the lab serves again.
+
+        Raises LabError for a node that does not take the command, GateError for one that does not come back.
+        """
+        def restart(node: PlannedNode) -> str:
+            progress.passed(node.name, "defined")
+            seconds, failure = _REBOOT_SECONDS * self.patience, f"The node '{node.name}' could not be rebooted"
+            boot = self.ssh.do(node.name, readiness.BOOT_ID, seconds, failure).strip()
+            with suppress(Unreachable):  # It may be gone before it has said that it goes.
+                self.ssh.do(node.name, "systemctl reboot", seconds, failure)
+            self.ssh.close(node.name)
+            return boot
+
+        past = of_each(nodes, restart).values()
+        gates = self.gates(progress)
+        try:
+            gates.wait_for_nodes(nodes, past)
+        except GateError as error:
+            raise GateError(error.message, hint=f"A step that was undone stays so after a reboot; "
+                                                f"'labctl status {self.name}' shows it.") from None
+        gates.wait_for_service()
+
+    def apply(self, node: PlannedNode, step: Step) -> None:
+        """Do a step on a running node, as its first boot did."""
+        self._script(node, step, apply_script(step), "done")
+
+    def undo(self, node: PlannedNode, step: Step) -> None:
+        """Take a step back on a running node."""
+        self._script(node, step, undo_script(step), "undone")
+
+    def _script(self, node: PlannedNode, step: Step, script: str, what: str) -> None:
+        self.ssh.do(node.name, script, 60 * self.patience, f"The step {node.name}/{step.name} could not be {what}")
+
+
+# ---- The labs there are -------------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """The labs that exist."""
+    return sorted(path.parent.name for path in paths.labs().glob("*/lab.json"))
+
+
+def open_lab(name: str) -> Lab:
+    """The lab called `name`. Raises LabError if there is none."""
+    try:
+        return Lab(Record.model_validate_json((paths.lab(name) / "lab.json").read_bytes()))
+    except FileNotFoundError:
+        hint = did_you_mean(name, names()) if names() else f"'labctl up {name}' starts it."
+        raise LabError(f"No lab called '{name}' is up.", hint=hint) from None
+    except ValidationError:
+        raise LabError(f"The lab '{name}' was made by another version of labctl.",
+                       hint=f"Use that version to take it down, or remove '{paths.lab(name)}'.") from None
+
+
+# ---- One change at a time -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Change the lab called `name`, which nobody else may meanwhile. Raises LabError where somebody does."""
+    paths.labs().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.labs() / f".{name}.lock", timeout=0)
+    try:
+        with lock:
+            try:
+                yield
+            finally:
+                # While it is held: whoever waits for it notices that the file is another one, and tries again.
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout:
+        raise LabError(f"Another labctl is changing the lab '{name}'.", hint="Try again when it is done.") from None

@@ -1,0 +1,198 @@
+"""Up and down: a lab comes to be, and goes."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from urllib.parse import urlsplit
+
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.base.machine import available_memory, free_disk
+from labctl.base.progress import Progress
+from labctl.images import accel, store
+from labctl.images.store import Image
+from labctl.labs import rewind
+from labctl.labs.lab import Lab, Record, locked, names, open_lab
+from labctl.machines import keys
+from labctl.machines.memory import preboot
+from labctl.plan.domain import Accel, network_xml
+from labctl.plan.plan import Plan, PlannedNode
+
+_OVERHEAD_MIB = {"kvm": 100, "tcg": 320}
+"""What QEMU needs beside the guest's memory; under TCG also for translated code."""
+_DISK_MIB = 400
+"""What one node writes to its overlay in an ordinary lab."""
+
+
+def accelerator(wanted: str, plan: Plan, host: str | None) -> tuple[Accel, str]:
+    """What will run the guests, and a line for the user; see accel.choose. Of another machine libvirt is asked."""
+    if wanted == "auto" and host and urlsplit(host).netloc:
+        from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
+
+        return ("kvm", "") if Provider(host, str(plan.uuid)).has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
+    return accel.choose(wanted)
+
+
+def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit: float | None = None,
+       keep: bool = False, cold: bool = False, start: str | None = None, once: bool = False) -> Lab:
+    """Bring a lab up and return when it serves; one that is up already is left as it is.
+
+    It starts from the checkpoint `start` or, unless `cold` or `once`, from how it was saved when it first served;
+    otherwise it boots, and is saved unless `once`. `limit` (seconds) replaces every readiness gate's deadline; with
+    `keep` a lab that failed stays for a look.
+    Raises LabError; whatever was made by then is gone again.
+    """
+    with locked(plan.lab):
+        existing = _existing(plan, progress)
+        if existing:
+            return existing
+        source = rewind.find(plan.lab, start) if start else None
+        image = store.current(plan.guest)
+        _check_resources(plan, chosen, host)
+        lab = Lab(Record(plan=plan, host=host, accel=chosen, image=image.manifest.digest))
+        if host:
+            lab.provider.states()  # Nothing is made here for a libvirt that is not there.
+        try:
+            lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lab.save(lab.record)
+            lab.room.open(plan)
+            for network in plan.networks:
+                lab.provider.create_network(network_xml(plan, network, lab.room.own_bridges))
+            if source:
+                rewind.start(lab, source, progress, limit)
+            elif cold or host or once or not rewind.start_configured(lab, progress, limit):
+                _boot(lab, image, progress, limit)
+                if not host and not once:
+                    rewind.keep_configured(lab, progress)
+            lab.save(lab.record.model_copy(update={"ready": True}))
+        except BaseException as error:
+            if not (keep and isinstance(error, LabError)):
+                with _uninterrupted():
+                    _remove(lab)
+            raise
+        return lab
+
+
+def down(name: str) -> None:
+    """Remove a lab and all that belongs to it. Raises LabError if there is none, or for what could not be removed."""
+    with locked(name):
+        lab = open_lab(name)
+        with _uninterrupted():
+            _remove(lab)
+
+
+def _existing(plan: Plan, progress: Progress) -> Lab | None:
+    if plan.lab not in names():
+        return None
+    lab = open_lab(plan.lab)
+    if lab.record.ready and lab.room.is_open():
+        if lab.plan.digest == plan.digest:
+            progress.say(f"The lab '{plan.lab}' is up already.")
+            return lab
+        raise LabError(f"A lab called '{plan.lab}' is up, made from another topology, guest or --set.",
+                       hint=f"'labctl down {plan.lab}' removes it; '--name NAME' starts a second one beside it.")
+    progress.say(f"The lab '{plan.lab}' did not come up, or its machine was restarted; making it anew.")
+    _remove(lab)
+    return None
+
+
+def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> None:
+    """Bring all nodes up from nothing."""
+    if not (lab.directory / "keys").exists():
+        keys.make(lab.directory / "keys", lab.plan)
+    lab.write_access()
+    memories = _memories(lab, image, progress)
+
+    def start(node: PlannedNode) -> None:
+        booted = memories.get(_size(node))
+        try:
+            lab.start(node, image, booted)
+        except LabError as error:
+            if booted is None:
+                raise
+            preboot.forget(booted)
+            progress.say(f"'{node.name}' could not start from memory, and boots: {error.message.splitlines()[0]}")
+            lab.start(node, image)
+        progress.passed(node.name, "defined")
+
+    holders = {name for frontend in lab.plan.frontends() for name in frontend.holders}
+    # Whoever holds an address comes last, and finds the servers behind it well.
+    nodes = sorted(lab.plan.nodes, key=lambda node: node.name in holders)
+    # A start under TCG keeps a processor busy. More of them only take the caches from each other: five nodes on two
+    # processors came up in 40 s by twos, and in 50 s to 57 s all at once.
+    at_once = os.cpu_count() if lab.record.accel == "tcg" else None
+    gates = lab.gates(progress, limit)
+    gates.wait_for_nodes(nodes, start=start, at_once=at_once)
+    gates.wait_for_service()
+
+
+def _memories(lab: Lab, image: Image, progress: Progress) -> dict[tuple[int, int], preboot.Booted]:
+    """What nodes of each size can start from, where that is quicker than to boot."""
+    if lab.record.accel == "kvm" or lab.record.host or not image.waiting_args:
+        return {}
+    memories = {}
+    for size, node in {_size(node): node for node in lab.plan.nodes}.items():
+        try:
+            memories[size] = preboot.prepare(lab.plan, node, lab.record.accel, image, lab.provider, lab.directory,
+                                             lab.patience, progress)
+        except LabError as error:
+            progress.say(f"No machine could be booted for others to start from, so each node boots: "
+                         f"{error.message.splitlines()[0]}")
+    return memories
+
+
+def _size(node: PlannedNode) -> tuple[int, int]:
+    return node.memory, node.cpus
+
+
+def _remove(lab: Lab) -> None:
+    """Take everything down, whatever is there of it; go on past failures and report them together."""
+    failures: list[str] = []
+    try:
+        if lab.record.host:
+            failures += lab.provider.remove_all()
+        for node in lab.plan.nodes:
+            if lab.ssh_config.exists():
+                lab.ssh.close(node.name)
+        lab.room.close()
+    except LabError as error:
+        failures.append(error.message)
+    if not failures:
+        shutil.rmtree(paths.sockets(lab.name), ignore_errors=True)
+        shutil.rmtree(lab.directory, ignore_errors=True)
+    if failures:
+        raise LabError(f"Not all of the lab '{lab.name}' could be removed: {'; '.join(failures)}",
+                       hint=f"'labctl down {lab.name}' tries again.")
+
+
+def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:
+    free, directory = free_disk(paths.labs())
+    needed = _DISK_MIB * len(plan.nodes)
+    if free < needed:
+        raise LabError(f"The lab '{plan.lab}' needs {needed} MiB of disk in '{directory}', and {free} MiB are free.",
+                       hint="'labctl image list' and 'labctl list' show what takes space.")
+    if host:
+        return
+    memory = sum(node.memory + _OVERHEAD_MIB[chosen] for node in plan.nodes)
+    available = available_memory()
+    if available < memory:
+        raise LabError(f"The lab '{plan.lab}' needs {memory} MiB of memory, and {available} MiB are available.",
+                       hint="'labctl list' shows what is up; 'memory:' in the topology gives a node less.")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let clean-up finish, however often Ctrl-C is pressed."""
+    def ignore(_signal: int, _frame: FrameType | None) -> None:
+        return
+
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, ignore) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

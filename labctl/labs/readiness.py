@@ -1,0 +1,399 @@
+"""When is a lab ready? Each node passes its gates, then the lab has to serve. Never guesses, never waits for ever."""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labctl.base import paths
+from labctl.base.each import of_each
+from labctl.base.errors import GateError, LabError, Unreachable
+from labctl.base.progress import Progress
+from labctl.base.wait import Deadline, until
+from labctl.images.accel import slowness
+from labctl.labs.ssh import Ssh
+from labctl.language.services import Frontend
+from labctl.machines.memory import wake
+from labctl.machines.room import Room
+from labctl.plan.domain import Accel
+from labctl.plan.plan import Plan, PlannedNode
+from labctl.plan.seed import CONFIGURED
+
+if TYPE_CHECKING:
+    from labctl.machines.provider import Provider
+
+_SSH_SECONDS = 90
+_CONFIGURED_SECONDS = 90
+_UNITS_SECONDS = 30
+_SERVING_SECONDS = 30
+_ATTEMPT_SECONDS = 20
+"""One question to a node over SSH."""
+_FETCH_SECONDS = 5
+"""One page from a VIP."""
+_END = "=end="
+"""Between answers."""
+_GREETING_SECONDS = 5
+"""For the sshd of a node that goes on: it was there before."""
+_ASK_SECONDS = 0.25
+"""Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
+_CONSOLE_TAIL = 15
+
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+"""A command; what it prints is another one after each boot."""
+
+
+def _say(file: str) -> str:
+    """A shell command like cat, which would be a program to start."""
+    return f"""while IFS= read -r line || [ "$line" ]; do printf '%s\\n' "$line"; done <{file}"""
+
+
+_STATUS, _RESULT = "/run/cloud-init/status.json", "/run/cloud-init/result.json"
+_AWAIT_RESULT = (f"i=0; while [ -e {_STATUS} ] && [ ! -e {_RESULT} ] && [ $i -lt 20 ]; "
+                 "do sleep 0.5; i=$((i + 1)); done; "
+                 f"if [ -e {_RESULT} ]; then {_say(_RESULT)}; {_say(CONFIGURED)}; "
+                 f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; {_say(CONFIGURED)}; fi")
+"""A shell command that says what cloud-init has to say when it is done, and which plan's steps are done.
+
+cloud-init runs at a node's first boot only, and then has a status from before SSH is up. The command waits over there
+for a while, so that the guest is not busy with SSH instead of its own work.
+"""
+_WOKEN = "/run/labctl-woken.{}"
+"""Is there once a node's clock was put forward, as what is asked may be asked again."""
+_CLOCK_SECONDS = 0.1
+"""How far off a clock may be; about as well as it can be told over SSH."""
+
+_CAUSES = (
+    (r"labctl: the step (\S+) failed", "the step {0} failed"),
+    (r"Kernel panic - not syncing: (.*)", "the kernel panicked: {0}"),
+    (r"(No bootable device|Boot failed)", "the disk does not boot"),
+    (r"(?:You are in|Entering) (emergency|rescue) mode", "the system is in {0} mode"),
+    (r"Out of memory: Killed process \d+ \(([^)]+)\)", "the machine is out of memory ({0} was killed)"),
+)
+_FATAL = _CAUSES[:4]
+
+
+def patience(accel: Accel, nodes: int) -> float:
+    """The factor on deadlines, for emulation and for more nodes than the processors take at once."""
+    return crowd(nodes) * slowness(accel)
+
+
+def crowd(nodes: int) -> float:
+    """How many times more nodes there are than the processors take at once; at least 1."""
+    return max(1.0, nodes / (2 * (os.cpu_count() or 1)))
+
+
+class Gates:
+    """The gates of one lab. `limit` (seconds) replaces every gate's own deadline."""
+
+    def __init__(self, plan: Plan, room: Room, provider: "Provider", ssh: Ssh, accel: Accel,
+                 progress: Progress, limit: float | None = None) -> None:
+        self._plan = plan
+        self._room = room
+        self._provider = provider
+        self._ssh = ssh
+        self._progress = progress
+        self._limit = limit
+        self._patience = patience(accel, len(plan.nodes))
+        self._cancelled = threading.Event()
+        self._said: dict[tuple[str, str], str] = {}
+        """What nodes have answered as they woke, by node and question, until it is used."""
+
+    def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *,
+                       late: Mapping[str, float] | None = None, start: Callable[[PlannedNode], None] | None = None,
+                       at_once: int | None = None) -> None:
+        """Return once every node is configured and its units are up. Raises GateError for the first that fails.
+
+        A node that still runs with one of the `past` boot ids has yet to go down. Nodes that are `late` go on after
+        they were saved, and have their clocks put forward by so many seconds. A machine that does not run yet is
+        brought up by `start`; no more than `at_once` nodes are on their way at a time.
+        """
+        moment = time.time_ns()
+
+        def wait_for(node: PlannedNode) -> None:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            try:
+                if start:
+                    start(node)
+                if late is None:
+                    self._reachable(node, past, BOOT_ID)
+                    self._set_clock(node)
+                else:
+                    self._wake(node, late[node.name], _WOKEN.format(moment))
+                self._wait_for_node(node)
+            except BaseException:
+                self._cancelled.set()  # Before this thread takes the next node.
+                raise
+
+        with ThreadPoolExecutor(max_workers=at_once or len(nodes)) as pool:
+            futures = [pool.submit(wait_for, node) for node in nodes]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self._cancelled.set()
+        for future in sorted(done, key=lambda future: isinstance(future.exception(), _Cancelled)):
+            future.result()
+
+    def wait_for_service(self) -> None:
+        """Return once each VIP has its one holder and answers every client. Raises GateError."""
+        frontends = self._plan.frontends()
+        for frontend in {frontend.address: frontend for frontend in frontends}.values():
+            self._one_holder(frontend)
+        for frontend in frontends:
+            for client in self._plan.clients():
+                self._answers(frontend, client)
+        for node in self._plan.nodes:
+            self._progress.passed(node.name, "serving")
+
+    def put_clocks_forward(self, nodes: Sequence[PlannedNode], late: Mapping[str, float]) -> None:
+        """Put the clocks of nodes right that go on after they were saved; those that do not answer stay late.
+
+        For a lab that was broken when it was saved, of which no more can be expected.
+        """
+        def ask(node: PlannedNode) -> None:
+            with suppress(Unreachable):
+                wake.ask(self._port(node), "true", late[node.name], _ATTEMPT_SECONDS)
+
+        of_each(nodes, ask)
+
+    # ---- One node -----------------------------------------------------------------------------------
+
+    def _wait_for_node(self, node: PlannedNode) -> None:
+        self._progress.passed(node.name, "ssh")
+        self._configured(node)
+        self._progress.passed(node.name, "configured")
+        self._units_active(node)
+        self._progress.passed(node.name, "units")
+
+    def _wake(self, node: PlannedNode, late: float, woken: str) -> None:
+        """Put the clock forward, ask all that the gates and the service need to know, and see that SSH is there.
+
+        At once and without a login, because each question costs a machine that has just been restored half a second,
+        and a login one second.
+        """
+        frontends = self._plan.frontends()
+        is_client = node in self._plan.clients()
+        questions = [_AWAIT_RESULT, _say_still_up(node),
+                     *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders),
+                     *(_say_status(frontend) for frontend in frontends if is_client)]
+        script = "; ".join(f"{question}; echo {_END}" for question in questions)
+        seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends)
+        try:
+            said = wake.ask(self._port(node), f"{script}; : >{woken}", late, seconds)
+        except Unreachable:
+            set_clock = f"[ -e {woken} ] || {{ : >{woken}; {wake.put_forward(late)} >/dev/null; }}"
+            said = self._reachable(node, (), f"{set_clock}; {script}", seconds)
+        else:
+            self._progress.passed(node.name, "booting")
+            self._greeted(node)
+        self._said |= {(node.name, question): text
+                       for question, text in zip(questions, said.split(_END), strict=False)}
+
+    def _port(self, node: PlannedNode) -> Path:
+        """The socket behind which a node that was saved waits for a question."""
+        return paths.serial(self._plan.lab, node.interfaces[0].address)
+
+    def _set_clock(self, node: PlannedNode) -> None:
+        """Put the clock of a node right that has booted, for which it had the hardware's only."""
+        with suppress(LabError):  # What is wrong with the node, the next gates tell.
+            late = -self._ssh.clock_ahead(node.name, self._patience * _ATTEMPT_SECONDS)
+            if abs(late) > _CLOCK_SECONDS:
+                self._ssh.run(node.name, wake.put_forward(late), self._patience * _ATTEMPT_SECONDS)
+
+    def _reachable(self, node: PlannedNode, past: Collection[str], question: str,
+                   seconds: float = _ATTEMPT_SECONDS) -> str:
+        """Ask until there is an answer that is none of `past`, and return it."""
+        answer = ""
+        seen_running = False
+        refusal = "it does not answer SSH; it may still be booting"
+
+        def answers() -> bool:
+            nonlocal seen_running, refusal, answer
+            if self._cancelled.is_set():
+                raise _Cancelled
+            state = self._provider.states().get(node.name)
+            if state != "running":
+                raise self._failure(node, "booting", f"the machine is {state or 'gone'}")
+            if not seen_running:
+                seen_running = True
+                self._progress.passed(node.name, "booting")
+            cause = self._cause(node, _FATAL)
+            if cause:
+                raise self._failure(node, "booting", cause)
+            try:
+                result = self._ssh.run(node.name, question, seconds)
+            except Unreachable as error:
+                refusal = f"{error.message.rstrip('.')}; it may still be booting"
+                return False
+            answer = result.stdout.strip()
+            if answer in past:
+                refusal = "it does not go down"
+                self._ssh.close(node.name)  # The shared connection would outlive the system it leads to.
+                return False
+            return result.returncode == 0
+
+        if not until(answers, self._deadline(_SSH_SECONDS), interval=_ASK_SECONDS * self._patience):
+            raise self._failure(node, "ssh", refusal)
+        return answer
+
+    def _greeted(self, node: PlannedNode) -> None:
+        address, deadline = self._plan.access_address(node), self._deadline(_GREETING_SECONDS)
+
+        def greets() -> bool:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            return self._room.greeting(address, deadline.remaining).startswith("SSH-")
+
+        if not until(greets, deadline):
+            raise self._failure(node, "ssh", "nobody greets at its SSH port")
+
+    def _ask(self, node: PlannedNode, question: str) -> str:
+        """What a node answers, or has answered as it woke. Raises Unreachable."""
+        if (node.name, question) in self._said:
+            return self._said.pop((node.name, question))
+        return self._ssh.run(node.name, question, self._patience * _ATTEMPT_SECONDS).stdout
+
+    def _configured(self, node: PlannedNode) -> None:
+        def finished() -> str:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            try:
+                return self._ask(node, _AWAIT_RESULT).strip()
+            except Unreachable:
+                return ""
+
+        said = until(finished, self._deadline(_CONFIGURED_SECONDS), interval=0.1)
+        if not said:
+            raise self._failure(node, "configured", "cloud-init has not finished")
+        result, end = json.JSONDecoder().raw_decode(said)
+        errors = result["v1"]["errors"]
+        if errors:
+            raise self._failure(node, "configured", f"cloud-init reports: {'; '.join(map(str, errors))}")
+        if said[end:].strip() != self._plan.digest:
+            raise self._failure(node, "configured", "the steps were not all done")
+
+    def _units_active(self, node: PlannedNode) -> None:
+        if not node.units:
+            return
+        if self._said.pop((node.name, _say_still_up(node)), "").split() == ["active"] * len(node.units):
+            return
+        states: list[str] = []
+
+        def all_active() -> bool:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            states[:] = self._ask(node, _say_units(node)).split()
+            return states == ["active"] * len(node.units) or "failed" in states
+
+        until(all_active, self._deadline(_UNITS_SECONDS))
+        for unit, state in zip(node.units, states, strict=False):
+            if state != "active":
+                raise self._failure(node, "units", f"the unit '{unit}' is {state}")
+
+    # ---- The lab --------------------------------------------------------------------------------------
+
+    def _one_holder(self, frontend: Frontend) -> None:
+        first = frontend.holders[0]
+        any_will_do = frontend.failover is not None and not frontend.failover.returns
+
+        def settled() -> bool:
+            holders = self._holders(frontend)
+            return holders == [first] or (any_will_do and len(holders) == 1)
+
+        if not until(settled, self._deadline(_SERVING_SECONDS)):
+            holders = self._holders(frontend)
+            who = "one node" if any_will_do else f"'{first}'"
+            raise GateError(f"The VIP {frontend.address} should be held by {who} alone, but "
+                            f"{' and '.join(map(repr, holders)) or 'no node'} holds it.",
+                            hint=f"'labctl steps {self._plan.lab} {first}' shows what should hold it.")
+
+    def _holders(self, frontend: Frontend) -> list[str]:
+        """The nodes that have the VIP on the interface to its segment."""
+        def holds(node: PlannedNode) -> bool:
+            return bool(self._ask(node, _say_held(frontend, node)).strip())
+
+        held = of_each([self._plan.node(name) for name in frontend.holders], holds)
+        return [name for name, has in held.items() if has]
+
+    def _answers(self, frontend: Frontend, client: PlannedNode) -> None:
+        url = f"http://{frontend.address}:{frontend.port}/"
+        status = ""
+
+        def ok() -> bool:
+            nonlocal status
+            status = (self._ask(client, _say_status(frontend)).split(maxsplit=2)[1:2] or [""])[0]
+            return status == "200"
+
+        if not until(ok, self._deadline(_SERVING_SECONDS)):
+            answer = f"gets HTTP status {status}" if status else "gets no answer"
+            raise GateError(f"The lab does not serve: '{client.name}' {answer} from {url}.",
+                            hint=f"'labctl test {self._plan.lab}' finds out which step is wrong.")
+
+    # ---- Failures ---------------------------------------------------------------------------------------
+
+    def _deadline(self, seconds: float) -> Deadline:
+        return Deadline(self._limit or seconds * self._patience)
+
+    def _failure(self, node: PlannedNode, gate: str, reason: str) -> GateError:
+        cause = self._cause(node, _CAUSES) or reason
+        detail = "" if cause == reason else f" ({reason})"
+        tail = self.console_tail(node)
+        message = f"'{node.name}' did not pass the gate '{gate}': {cause}{detail}."
+        if tail:
+            message += f"\nThe end of its console:\n{tail}"
+        return GateError(message, hint="'--keep' leaves a lab that failed as it is, to look into it.")
+
+    def _cause(self, node: PlannedNode, causes: Sequence[tuple[str, str]]) -> str:
+        text = self._console_text(node)
+        for pattern, sentence in causes:
+            match = re.search(pattern, text)
+            if match:
+                return sentence.format(*(group.strip() for group in match.groups()))
+        return ""
+
+    def console_tail(self, node: PlannedNode) -> str:
+        """The last lines of a node's console, without control sequences."""
+        lines = [line.rstrip() for line in self._console_text(node).splitlines() if line.strip()]
+        return "\n".join(f"    {line}" for line in lines[-_CONSOLE_TAIL:])
+
+    def _console_text(self, node: PlannedNode) -> str:
+        path: Path | None = self._room.console(node.name)
+        if path is None or not path.exists():
+            return ""
+        text = path.read_bytes()[-20_000:].decode(errors="replace")
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
+
+
+def _say_units(node: PlannedNode) -> str:
+    return f"systemctl is-active {' '.join(node.units)} || true" if node.units else "true"
+
+
+def _say_still_up(node: PlannedNode) -> str:
+    """The same of units that were active already, without systemctl, whose start costs a third of a second under TCG.
+
+    systemd (since 235; with an older one nothing is said) has this link until a unit is inactive or failed: unit_notify
+    in its unit.c.
+    """
+    links = (f"/run/systemd/units/invocation:{unit}.service" for unit in node.units)
+    return "; ".join(["true", *(f"[ -h {link} ] && echo active" for link in links)])
+
+
+def _say_held(frontend: Frontend, node: PlannedNode) -> str:
+    """A command that says nothing unless the node has the VIP on the interface to its segment."""
+    return f"ip -o -4 address show dev {node.interface_to(frontend.address).name} to {frontend.address}"
+
+
+def _say_status(frontend: Frontend) -> str:
+    """A command that says what the VIP answers, without curl, which under TCG takes almost a second to start."""
+    request = rf"GET / HTTP/1.0\r\nHost: {frontend.host or frontend.address}\r\n\r\n"
+    return f"printf '{request}' | nc -w {_FETCH_SECONDS} {frontend.address} {frontend.port}"
+
+
+class _Cancelled(Exception):
+    """Another node has failed already."""

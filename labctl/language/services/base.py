@@ -1,0 +1,141 @@
+"""What every service type says about itself. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any, NamedTuple
+
+from labctl.base.suggest import did_you_mean
+from labctl.base.types import Model
+from labctl.base.yamlfile import Location
+from labctl.language.site import Site
+
+
+class Finding(NamedTuple):
+    """Something wrong at a location relative to the service."""
+
+    location: Location
+    message: str
+    needs_all: bool = False
+    """Holds only where every service in the file could be read."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A step (`ipvs/arp`: a file in cloud-init/steps) on a node, with the values its template needs."""
+
+    node: str
+    step: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failover:
+    """How an address moves from one of its holders to the next."""
+
+    steps: Sequence[str]
+    """The kinds of steps that make a node a holder."""
+    unit: str
+    """The systemd unit that takes part in the election; stopped, its node gives the address up."""
+    messages: str
+    """What the holders' messages to each other are to iptables, such as `-p vrrp`."""
+    crash_seconds: float
+    """The longest time until another node takes over from one that fell silent."""
+    stop_seconds: float
+    """The same where the holder says that it leaves."""
+    work_seconds: float
+    """What the programs that move it take besides; several times that under emulation."""
+    returns: bool
+    """The first holder gets the address back when it returns."""
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """An address and TCP port that clients use, and the nodes that may hold the address, first choice first."""
+
+    address: IPv4Address
+    port: int
+    holders: Sequence[str]
+    host: str | None = None
+    """A name in the Host header that is answered; None where any is."""
+    failover: Failover | None = None
+    together: Sequence[IPv4Address] = ()
+    """Addresses that have to be where this one is."""
+
+
+class Service(Model):
+    """The base of all service types; a subclass is one entry under `services:`."""
+
+    def findings(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Finding]:
+        """What is wrong with this service in its site and beside the other services."""
+        raise NotImplementedError
+
+    def placements(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Placement]:
+        """The steps this service puts on nodes, in order."""
+        raise NotImplementedError
+
+    def ports_on(self, node: str) -> set[int]:  # noqa: ARG002
+        """The TCP ports on which this service answers HTTP at the node's own addresses."""
+        return set()
+
+    def hosts(self) -> Sequence[str]:
+        """The names in the Host header that it answers to; empty where it answers to any."""
+        return ()
+
+    def frontends(self, services: Mapping[str, "Service"]) -> Sequence[Frontend]:  # noqa: ARG002
+        """What has to answer before the lab serves."""
+        return ()
+
+
+def unknown_nodes(site: Site, names: Sequence[str], location: Location, in_list: bool = True) -> Iterator[Finding]:
+    """A finding for each name that is no node of the site, and for each one given twice."""
+    for position, name in enumerate(names):
+        at = (*location, position if in_list else name)
+        if name not in site.nodes:
+            yield Finding(at, f"'{name}' is not a node of this topology. {did_you_mean(name, site.nodes)}")
+        elif name in names[:position]:
+            yield Finding(at, f"the node '{name}' is listed twice.")
+
+
+def taken_ports(name: str, nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> Iterator[Finding]:
+    """A finding for each node on which another service has the port already."""
+    for position, node in enumerate(nodes):
+        for other_name, other in services.items():
+            if other_name == name:
+                break
+            if port in other.ports_on(node):
+                yield Finding(("nodes", position), f"'{other_name}' serves port {port} on '{node}' already.")
+
+
+def host_at(nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> str | None:
+    """A name that the servers at this port want in the Host header; None where they answer to any."""
+    for service in services.values():
+        if any(port in service.ports_on(node) for node in nodes):
+            return next(iter(service.hosts()), None)
+    return None
+
+
+def vip_findings(site: Site, vip: IPv4Address, own: Sequence[str] = ()) -> Iterator[Finding]:
+    """What is wrong with a VIP's address; the nodes in `own` may have it as their own."""
+    for node, settings in site.nodes.items():
+        if vip in settings.addresses.values() and node not in own:
+            yield Finding(("vip",), f"{vip} is the address of '{node}'; a VIP needs one of its own.")
+    network = site.network_of(vip)
+    if network is None:
+        yield Finding(("vip",), f"{vip} is in no network of this topology.")
+        return
+    subnet = site.networks[network]
+    if vip in (subnet.subnet.network_address, subnet.subnet.broadcast_address):
+        yield Finding(("vip",), f"{vip} is the network or broadcast address of {subnet.subnet}.")
+    if vip == subnet.host:
+        yield Finding(("vip",), f"{vip} is the physical machine's address on '{network}'.")
+    for client in site.clients():
+        if network not in site.nodes[client].addresses:
+            yield Finding(("vip",), f"the client '{client}' is not on '{network}' and could not reach {vip}.")
+
+
+def client_findings(site: Site, nodes: Sequence[str]) -> Iterator[Finding]:
+    """A finding for each client that is one of the service's own nodes."""
+    for client in site.clients():
+        if client in nodes:
+            yield Finding((), f"the client '{client}' is part of the service; checks need one outside of it.")

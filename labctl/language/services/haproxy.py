@@ -1,0 +1,63 @@
+"""HAProxy: balancing on layer 7, the alternative to IPVS. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from labctl.base.types import Name
+from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
+from labctl.language.site import MAX_NODES, Site
+
+CHECK_SECONDS, CHECK_FAILURES = 2, 3
+"""How often a server is asked, and how many failures in a row take it out."""
+
+
+class Haproxy(Service):
+    """A proxy on each of the nodes, in front of the same servers."""
+
+    type: Literal["haproxy"]
+    nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
+    servers: dict[Name, Annotated[int, Field(ge=1, le=256)]] = Field(min_length=1, max_length=MAX_NODES)
+    """Node to weight."""
+    port: int = Field(default=80, ge=1, le=65535)
+    server_port: int = Field(default=80, ge=1, le=65535)
+
+    def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
+        """See the base class."""
+        yield from unknown_nodes(site, self.nodes, ("nodes",))
+        yield from unknown_nodes(site, list(self.servers), ("servers",), in_list=False)
+        yield from taken_ports(name, self.nodes, self.port, services)
+        for other_name, other in services.items():
+            if other_name == name:
+                break
+            for position, node in enumerate(self.nodes):
+                if isinstance(other, Haproxy) and node in other.nodes:
+                    yield Finding(("nodes", position), f"'{other_name}' is the HAProxy of '{node}' already.")
+        for server in self.servers:
+            if server not in site.nodes:
+                continue
+            if server in self.nodes and self.server_port == self.port:
+                yield Finding(("servers", server), f"'{server}' would be a server of its own HAProxy.")
+            elif not any(self.server_port in service.ports_on(server) for service in services.values()):
+                message = f"nothing serves port {self.server_port} on '{server}'; a service such as httpd has to."
+                yield Finding(("servers", server), message, needs_all=True)
+            for position, node in enumerate(self.nodes):
+                if node in site.nodes and not set(site.nodes[node].addresses) & set(site.nodes[server].addresses):
+                    yield Finding(("nodes", position), f"'{node}' and its server '{server}' share no network.")
+
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
+        """See the base class."""
+        for node in self.nodes:
+            networks = site.nodes[node].addresses
+            servers = [{"name": server, "weight": weight,
+                        "address": str(next(address for network, address in site.nodes[server].addresses.items()
+                                            if network in networks))}
+                       for server, weight in self.servers.items()]
+            yield Placement(node, "haproxy/haproxy", {
+                "port": self.port, "server_port": self.server_port, "servers": servers,
+                "check_seconds": CHECK_SECONDS, "check_failures": CHECK_FAILURES})
+
+    def ports_on(self, node: str) -> set[int]:
+        """See the base class."""
+        return {self.port} if node in self.nodes else set()

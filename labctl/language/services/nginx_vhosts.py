@@ -1,0 +1,75 @@
+"""nginx as a proxy that sends each name in the Host header to servers of its own. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from labctl.base.types import Name
+from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
+from labctl.language.site import MAX_NODES, Site
+
+PORT = 80
+FAIL_SECONDS = 5
+"""How long a proxy asks a server no more that did not answer."""
+_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+"""RFC 1123, section 2.1."""
+
+
+class NginxVhosts(Service):
+    """Proxies that are all alike; a virtual host's servers are asked in turn."""
+
+    type: Literal["nginx-vhosts"]
+    nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
+    vhosts: dict[str, Annotated[list[Name], Field(min_length=1, max_length=MAX_NODES)]] = Field(
+        min_length=1, max_length=MAX_NODES)
+    """Host name to the nodes that serve it."""
+
+    def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
+        """See the base class."""
+        yield from unknown_nodes(site, self.nodes, ("nodes",))
+        yield from taken_ports(name, self.nodes, PORT, services)
+        seen: dict[str, str] = {}
+        for host, servers in self.vhosts.items():
+            here = ("vhosts", host)
+            if not _HOST.fullmatch(host) or len(host) > 253:
+                yield Finding(here, f"'{host}' is no host name: letters, digits and '-', in parts joined by dots.")
+            if host.lower() in seen:
+                yield Finding(here, f"'{host}' and '{seen[host.lower()]}' are the same host name.")
+            seen[host.lower()] = host
+            yield from unknown_nodes(site, servers, here)
+            for position, server in enumerate(servers):
+                if server not in site.nodes:
+                    continue
+                if _port(server, name, services) is None:
+                    message = f"nothing serves HTTP on '{server}'; a service such as httpd has to."
+                    yield Finding((*here, position), message, needs_all=True)
+                for proxy in self.nodes:
+                    if proxy in site.nodes and not site.address_from(proxy, server):
+                        message = f"'{proxy}' and '{server}' share no network, so the proxy could not reach it."
+                        yield Finding((*here, position), message)
+
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
+        """See the base class."""
+        for node in self.nodes:
+            vhosts = [{"host": host, "servers": [f"{site.address_from(node, server)}:{_port(server, name, services)}"
+                                                 for server in servers]}
+                      for host, servers in self.vhosts.items()]
+            yield Placement(node, "nginx-vhosts/vhosts", {"port": PORT, "vhosts": vhosts, "fail_seconds": FAIL_SECONDS})
+            yield Placement(node, "nginx-vhosts/default", {"port": PORT})
+            yield Placement(node, "nginx/nginx")
+
+    def ports_on(self, node: str) -> set[int]:
+        """See the base class."""
+        return {PORT} if node in self.nodes else set()
+
+    def hosts(self) -> Sequence[str]:
+        """See the base class."""
+        return list(self.vhosts)
+
+
+def _port(server: str, name: str, services: Mapping[str, Service]) -> int | None:
+    """The port at which a service other than `name` answers HTTP on a node."""
+    return next((port for other_name, other in services.items() if other_name != name
+                 for port in sorted(other.ports_on(server))), None)

@@ -1,0 +1,1 @@
+"""Where machines live, and how they are saved: rooms, libvirt, keys. Imports the rooms up to `images`."""

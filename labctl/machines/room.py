@@ -1,0 +1,263 @@
+"""Where a lab's machines live: a private room with its own libvirt, or the libvirt at a URI."""
+
+import os
+import shlex
+import shutil
+import signal
+import time
+from abc import ABC, abstractmethod
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.base.process import first_line, run, spawn
+from labctl.base.wait import Deadline, until
+from labctl.images.store import Image
+from labctl.plan.domain import Disks
+from labctl.plan.plan import Plan, PlannedNode
+
+if TYPE_CHECKING:
+    from labctl.machines.provider import Provider
+
+_INIT = Path(__file__).with_name("room-init.sh")
+_OPEN_SECONDS = 60
+_CLOSE_SECONDS = 15
+_HELLO = "SSH-2.0-labctl\r\n"
+"""RFC 4253, 4.2. sshd would log an error about somebody who goes without it."""
+_SOCKET_PATH_MAX = 107
+_LONGEST_SOCKET = "255.255.255.255.0123456789abcdef"
+"""The name under which ssh makes the socket of a shared connection, before it renames it."""
+
+
+class Room(ABC):
+    """What a lab needs of the place it lives in."""
+
+    uri: str
+    own_bridges: bool
+    """The room makes the bridges, with the physical machine's addresses; otherwise libvirt does."""
+    proxy: str | None
+    """The ProxyCommand that carries SSH to the nodes; None where they can be reached as they are."""
+
+    @abstractmethod
+    def open(self, plan: Plan) -> None:
+        """Make the room ready for libvirt connections."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything in the room."""
+
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the room still exists."""
+
+    @abstractmethod
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
+              base: Path | None = None) -> Disks:
+        """Bring a node's files to where its domain can use them; its disk is over the image's, or over `base`."""
+
+    def greeting(self, address: IPv4Address, seconds: float) -> str:
+        """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""
+        words = shlex.split((self.proxy or "nc %h %p").replace("%h", str(address)).replace("%p", "22"))
+        return first_line(words, _HELLO, seconds)
+
+    @abstractmethod
+    def console(self, node: str) -> Path | None:
+        """The file with a copy of the node's serial console, where there is one."""
+
+
+def for_lab(name: str, host: str | None) -> Room:
+    """The room of the lab called `name`: its own, or the libvirt at the URI `host`."""
+    return HostRoom(host) if host else PrivateRoom(name)
+
+
+class PrivateRoom(Room):
+    """Network, mount and pid namespaces of the lab's own, with a libvirtd in them; no root needed.
+
+    Process 1 of the room is the room: once it is killed, the kernel removes everything in it.
+    """
+
+    own_bridges = True
+
+    def __init__(self, lab: str) -> None:
+        self._directory = paths.lab(lab)
+        self._sockets = paths.sockets(lab)
+        self._socket = self._sockets / "libvirt-sock"
+        self._pid_file = self._directory / "room.pid"
+        self._log = self._directory / "room.log"
+
+    @property
+    def uri(self) -> str:  # type: ignore[override]
+        """A pathname socket is not bound to a network namespace, so it can be used from outside."""
+        return f"qemu+unix:///system?socket={self._socket}"
+
+    @property
+    def proxy(self) -> str:  # type: ignore[override]
+        """Netcat, inside the room."""
+        return shlex.join([*self._enter(), "nc"]) + " %h %p"
+
+    def open(self, plan: Plan) -> None:
+        """Start the room's first process and wait for its libvirtd."""
+        make_sockets_directory(self._sockets)
+        self._socket.unlink(missing_ok=True)  # Of a room that was killed, it would look like the new one's.
+        bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"
+                   for network in plan.networks]
+        user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
+        process = spawn(["unshare", *user, "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child",
+                         "--propagation", "private", "sh", _INIT, self._directory / "room",
+                         paths.cache() / "libvirt", self._sockets, *bridges], self._log)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def remember_init() -> bool:
+            # Before it becomes the room, unshare has another child for a moment, which maps the subordinate ids.
+            pids = [pid for pid in children.read_text().split() if _program(int(pid)) == "sh"] \
+                if process.poll() is None else []
+            if pids:
+                self._pid_file.write_text(f"{pids[0]} {_start_time(int(pids[0]))}")
+            return bool(pids) or process.poll() is not None
+
+        until(remember_init, Deadline(_OPEN_SECONDS), interval=0.01)
+        until(lambda: self._socket.exists() or process.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
+        if process.poll() is not None or not self._socket.exists():
+            said = self._log.read_text(errors="replace").strip().splitlines()
+            raise LabError(f"The lab's private room could not be opened: {said[-1] if said else 'no reason given'}.",
+                           hint="'labctl doctor' says what is missing.")
+
+    def close(self) -> None:
+        """Kill the room's process 1, and with it all that runs in the room; wait until it is gone."""
+        pid = self._init_pid()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            deadline = Deadline(_CLOSE_SECONDS)
+            while self._init_pid() and not deadline.expired:
+                _reap_children()
+                time.sleep(0.01)
+            if self._init_pid():
+                raise LabError(f"The process {pid} of the lab's room does not end.", hint=f"'kill -9 {pid}' ends it.")
+        _reap_children()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def is_open(self) -> bool:
+        """Whether process 1 runs; its start time tells it from a later process of the same number."""
+        return self._init_pid() is not None
+
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,  # noqa: ARG002
+              base: Path | None = None) -> Disks:
+        """An overlay and the seed, in the lab's directory."""
+        overlay = self._directory / "disks" / f"{node.name}.qcow2"
+        seed_file = self._directory / "seeds" / f"{node.name}.iso"
+        console = self._directory / "consoles" / f"{node.name}.log"
+        for file in (overlay, seed_file, console):
+            file.parent.mkdir(exist_ok=True)
+        if not overlay.exists():
+            # By a name beside it, so that it is found wherever the two are kept.
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.name if base else image.disk,
+                 overlay])
+            seed_file.write_bytes(seed)
+        return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console,
+                     paths.serial(self._directory.name, node.interfaces[0].address))
+
+    def console(self, node: str) -> Path:
+        """See the base class."""
+        return self._directory / "consoles" / f"{node}.log"
+
+    def _init_pid(self) -> int | None:
+        try:
+            pid, start = map(int, self._pid_file.read_text().split())
+            return pid if _start_time(pid) == start else None
+        except (OSError, ValueError):
+            return None
+
+    def _enter(self) -> list[str]:
+        user = [] if os.getuid() == 0 else ["-U", "--preserve-credentials"]
+        return ["nsenter", "-t", str(self._init_pid()), *user, "-n"]
+
+
+class HostRoom(Room):
+    """An existing libvirt. Files get there as volumes, so it may be on another machine."""
+
+    own_bridges = False
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        parts = urlsplit(uri)
+        remote = parts.netloc if "ssh" in parts.scheme else ""
+        self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
+
+    def open(self, plan: Plan) -> None:
+        """Nothing to do: it is there, or connecting to it fails."""
+
+    def close(self) -> None:
+        """Nothing to do: it is not ours."""
+
+    def is_open(self) -> bool:
+        """True: whether it can be reached shows when it is used."""
+        return True
+
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
+              base: Path | None = None) -> Disks:
+        """Upload the image once, the seed and an overlay for each node."""
+        stem = image.manifest.digest[:16]
+        base = provider.base_volume(f"{stem}.qcow2", image.disk)
+        size = _virtual_size(image.disk)
+        return Disks(
+            overlay=provider.overlay_volume(f"{node.name}.qcow2", base, size),
+            seed=provider.lab_volume(f"{node.name}.iso", seed),
+            kernel=provider.base_volume(f"{stem}.vmlinuz", image.kernel) if image.kernel else None,
+            initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
+            media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
+        )
+
+    def console(self, node: str) -> None:  # noqa: ARG002
+        """No copy is kept there."""
+        return
+
+
+def _virtual_size(disk: Path) -> int:
+    """Bytes; bytes 24–31 of a qcow2 header, big-endian (QEMU's docs/interop/qcow2.txt)."""
+    with disk.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:32], "big")
+
+
+def make_sockets_directory(directory: Path) -> None:
+    """Make a lab's directory for sockets. Raises LabError if its path is too long, or if it is somebody else's."""
+    if len(str(directory / _LONGEST_SOCKET)) > _SOCKET_PATH_MAX:
+        raise LabError(f"The path '{directory}' is too long for sockets.",
+                       hint="Use a shorter lab name (--name) or a shorter XDG_RUNTIME_DIR.")
+    for each in (directory.parent.parent, directory.parent, directory):
+        _own_directory(each)
+
+
+def _own_directory(directory: Path) -> None:
+    """Make a directory that nobody else can enter. Raises LabError if it is somebody else's."""
+    directory.mkdir(exist_ok=True, mode=0o700)
+    status = directory.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise LabError(f"The directory '{directory}' is not yours alone.",
+                       hint=f"'chmod 700 {directory}' as its owner.")
+
+
+def _start_time(pid: int) -> int:
+    """Clock ticks from boot to the process's start (proc(5): field 22 of stat); raises OSError if it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(pid)
+    return int(fields[19])
+
+
+def _program(pid: int) -> str:
+    """What a process runs (proc(5): comm); empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _reap_children() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

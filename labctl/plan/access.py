@@ -1,0 +1,47 @@
+"""How to reach the nodes by SSH: ssh_config and known_hosts. Pure."""
+
+from pathlib import Path
+
+from labctl.plan.plan import Plan
+from labctl.plan.seed import Keys
+
+
+def known_hosts(plan: Plan, keys: Keys) -> str:
+    """The nodes' host keys, which labctl made itself, so that checking them stays on."""
+    return "".join(f"{node.name} {keys.hosts[node.name].public.strip()}\n" for node in plan.nodes)
+
+
+def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, proxy: str | None) -> str:
+    """An ssh_config with a Host per node.
+
+    `control` is the directory of the shared connections' sockets: a handshake costs part of a second under TCG, and
+    twice as much with the key exchange that OpenSSH prefers. They are called after the nodes' addresses, because a
+    socket's path has to be short.
+    `proxy` is the command that carries a connection into the room, with %h and %p; None where the nodes'
+    addresses can be reached as they are.
+    """
+    lines = []
+    for node in plan.nodes:
+        lines += [f"Host {node.name}", f"  HostName {plan.access_address(node)}", f"  HostKeyAlias {node.name}", ""]
+    lines += [
+        f"Host {' '.join(node.name for node in plan.nodes)}",
+        "  User root",
+        f'  IdentityFile "{identity}"',
+        "  IdentitiesOnly yes",
+        f'  UserKnownHostsFile "{hosts_file}"',
+        "  GlobalKnownHostsFile /dev/null",
+        "  StrictHostKeyChecking yes",
+        "  PasswordAuthentication no",
+        "  GSSAPIAuthentication no",
+        "  KexAlgorithms curve25519-sha256",
+        "  LogLevel ERROR",
+        "  ConnectTimeout 10",
+        "  ServerAliveInterval 5",
+        "  ServerAliveCountMax 6",
+        "  ControlMaster auto",
+        f'  ControlPath "{control}/%h"',
+        "  ControlPersist 10m",
+    ]
+    if proxy:
+        lines.append(f"  ProxyCommand {proxy}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,193 @@
+"""libvirt's XML for a lab's networks and domains. Pure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+from xml.etree import ElementTree as ET
+
+from labctl.plan.plan import Plan, PlannedNetwork, PlannedNode
+
+Accel: TypeAlias = Literal["kvm", "tcg"]
+
+NAMESPACE = "urn:labctl:lab"
+"""Of the metadata by which labctl knows its own objects; nothing without it is ever touched."""
+TB_CACHE_MIB = 256
+"""TCG's translation cache: a start fills half of it. When it is full, all of it is thrown away. QEMU's default of 1 GiB
+makes a VM that has been busy for long three times as large."""
+SAME_ADDRESSES = "norandmaps"
+"""A kernel argument. TCG knows code that it has translated by its virtual address. With random ones a program is
+translated anew at each of its starts: that takes four times as long, and fills the cache."""
+
+ET.register_namespace("labctl", NAMESPACE)
+
+
+@dataclass(frozen=True)
+class Disks:
+    """Where a domain's files are on libvirt's machine."""
+
+    overlay: Path
+    seed: Path
+    kernel: Path | None = None
+    initrd: Path | None = None
+    media: Path | None = None
+    console: Path | None = None
+    """A file that gets a copy of the serial console, where one can be kept."""
+    serial: Path | None = None
+    """The socket of the second serial port, where it can be reached."""
+
+
+def name(plan: Plan, node: str) -> str:
+    """The domain's name, unique on a libvirt that several labs share."""
+    return f"{plan.lab}.{node}"
+
+
+def network_name(plan: Plan, network: str) -> str:
+    """The libvirt network's name, unique on a libvirt that several labs share."""
+    return f"{plan.lab}.{network}"
+
+
+def network_xml(plan: Plan, network: PlannedNetwork, own_bridge: bool) -> str:
+    """A host-only network.
+
+    In a room of our own the bridge exists already (`own_bridge`), and libvirt adds neither dnsmasq nor firewall
+    rules. Elsewhere libvirt makes an isolated bridge that has the physical machine's address.
+    """
+    root = ET.Element("network")
+    _sub(root, "name", network_name(plan, network.name))
+    _metadata(root, plan, network.name)
+    if own_bridge:
+        _sub(root, "forward", mode="bridge")
+        _sub(root, "bridge", name=network.bridge)
+    else:
+        _sub(root, "bridge", stp="off", delay="0")
+        _sub(root, "dns", enable="no")
+        if network.host:
+            _sub(root, "ip", address=str(network.host), prefix=str(network.subnet.prefixlen))
+    return _pretty(root)
+
+
+def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str:
+    """A transient machine: virtio disks and network, a serial console, nothing else."""
+    root = ET.Element("domain", type="kvm" if accel == "kvm" else "qemu")
+    _sub(root, "name", name(plan, node.name))
+    _sub(root, "uuid", str(node.uuid))
+    _metadata(root, plan, node.name)
+    _sub(root, "memory", str(node.memory), unit="MiB")
+    _sub(root, "vcpu", str(node.cpus))
+    system = _sub(root, "os")
+    _sub(system, "type", "hvm", arch="x86_64", machine="pc")
+    if disks.kernel and disks.initrd:
+        _sub(system, "kernel", str(disks.kernel))
+        _sub(system, "initrd", str(disks.initrd))
+        arguments = plan.guest.kernel_args.split()
+        _sub(system, "cmdline", " ".join([*arguments, SAME_ADDRESSES] if accel == "tcg" else arguments))
+    else:
+        _sub(system, "boot", dev="hd")
+    features = _sub(root, "features")
+    _sub(features, "acpi")
+    if accel == "tcg":
+        _sub(_sub(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
+        _sub(_sub(root, "cpu", mode="custom", match="exact"), "model", plan.guest.tcg_cpu, fallback="forbid")
+    else:
+        _sub(root, "cpu", mode="host-passthrough")
+    _sub(root, "clock", offset="utc")
+    _sub(root, "on_poweroff", "destroy")
+    _sub(root, "on_reboot", "restart")
+    _sub(root, "on_crash", "preserve")
+    devices = _sub(root, "devices")
+    _disk(devices, "vda", disks.overlay, "qcow2")
+    _sub(_disk(devices, "vdb", disks.seed, "raw"), "readonly")
+    if disks.media:
+        _sub(_disk(devices, "vdc", disks.media, "raw"), "readonly")
+    for interface in node.interfaces:
+        element = _sub(devices, "interface", type="network")
+        _sub(element, "mac", address=interface.mac)
+        _sub(element, "source", network=network_name(plan, interface.network))
+        _sub(element, "model", type="virtio")
+    _console(devices, disks.console)
+    _second_serial_port(devices, disks.serial)
+    _sub(_sub(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
+    _sub(devices, "memballoon", model="none")
+    return _pretty(root)
+
+
+def split(xml: str) -> tuple[str, list[str]]:
+    """A machine without what depends on who it is, and that: what is to be plugged in later, its seed last."""
+    root = ET.fromstring(xml)
+    devices = root.find("devices")
+    assert devices is not None
+    seeds = [disk for disk in devices.findall("disk") if disk.find("target[@dev='vdb']") is not None]
+    late = [*devices.findall("interface"), *seeds]
+    for device in late:
+        devices.remove(device)
+    return _pretty(root), [_pretty(device) for device in late]
+
+
+def moved(xml: str, disks: Disks) -> str:
+    """A machine as it was saved, with its files where they are now. What it thinks of itself stays."""
+    root = ET.fromstring(xml)
+    files = {"vda": disks.overlay, "vdb": disks.seed}
+    for disk in root.iterfind("devices/disk"):
+        target, source, below = disk.find("target"), disk.find("source"), disk.find("backingStore")
+        assert target is not None and source is not None
+        path = files.get(target.get("dev", ""))
+        if path:
+            source.set("file", str(path))
+        if below is not None:  # Looked up anew; the saved one is of then.
+            disk.remove(below)
+    for log in root.iterfind("devices//log"):
+        log.set("file", str(disks.console))
+    for socket in root.iterfind("devices/serial/source[@mode='bind']"):
+        socket.set("path", str(disks.serial))
+    return _pretty(root)
+
+
+def waiting(xml: str, arguments: str) -> str:
+    """The same machine with more kernel arguments: those by which its image waits for an identity."""
+    root = ET.fromstring(xml)
+    for command_line in root.iterfind("os/cmdline"):
+        command_line.text = f"{command_line.text} {arguments}"
+    return _pretty(root)
+
+
+def _disk(devices: ET.Element, target: str, path: Path, format_: str) -> ET.Element:
+    disk = _sub(devices, "disk", type="file", device="disk")
+    # A lab is made anew rather than repaired, so nothing has to survive the host's power failure.
+    _sub(disk, "driver", name="qemu", type=format_, cache="unsafe")
+    _sub(disk, "source", file=str(path))
+    _sub(disk, "target", dev=target, bus="virtio")
+    return disk
+
+
+def _console(devices: ET.Element, log: Path | None) -> None:
+    serial = _sub(devices, "serial", type="pty")
+    if log:
+        _sub(serial, "log", file=str(log), append="on")
+    _sub(serial, "target", port="0")
+    _sub(_sub(devices, "console", type="pty"), "target", type="serial", port="0")
+
+
+def _second_serial_port(devices: ET.Element, socket: Path | None) -> None:
+    """A port with nobody behind it is there as well: all machines of a kind have the same devices."""
+    serial = _sub(devices, "serial", type="unix" if socket else "null")
+    if socket:
+        _sub(serial, "source", mode="bind", path=str(socket))
+    _sub(serial, "target", port="1")
+
+
+def _metadata(root: ET.Element, plan: Plan, part: str) -> None:
+    lab = ET.SubElement(_sub(root, "metadata"), f"{{{NAMESPACE}}}lab")
+    lab.set("name", plan.lab)
+    lab.set("uuid", str(plan.uuid))
+    lab.set("part", part)
+
+
+def _sub(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def _pretty(root: ET.Element) -> str:
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
