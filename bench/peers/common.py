@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from labctl.images import accel, store
-from labctl.machines import room
+from labctl.machines import private_room
 from labctl.plan import guests
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests/vm"))
@@ -72,7 +72,7 @@ class Sandbox:
         if libvirt:
             # Where KVM does not work, it must not look as if it did: not every peer can be told to emulate.
             hide = "mount --bind /dev/null /dev/kvm; " if Path("/dev/kvm").exists() and accel.kvm_problem() else ""
-            script = f'{hide}exec sh {Path(room.__file__).with_name("room-init.sh")} "$@"'
+            script = f'{hide}exec sh {Path(private_room.__file__).with_name("room-init.sh")} "$@"'
         with (self.directory / "sandbox.log").open("wb") as log:
             self._outer = subprocess.Popen(
                 ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",

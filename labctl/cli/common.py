@@ -143,8 +143,8 @@ def say_next(done: str, commands: dict[str, str]) -> None:
 
 def must_be_open(found: lab.Lab) -> None:
     """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
-    if found.record.host:
-        config.must_reach(found.record.host)
-    if not found.room.is_open():
+    if found.record.libvirt_uri:
+        config.must_reach(found.record.libvirt_uri)
+    if not found.host.is_open():
         raise LabError(f"The lab '{found.name}' is gone; its machine was probably restarted.",
                        hint=f"'labctl down {found.name}' clears what is left, 'labctl up' starts it anew.")

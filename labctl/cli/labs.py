@@ -144,8 +144,8 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
                   "addresses": {interface.network: str(interface.address) for interface in node.interfaces},
                   "steps": _step_states(node, applied[node.name])} for node in found.plan.nodes]
         print_data({"version": 2, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
-               "accel": found.record.accel, "host": found.record.host, "plan": found.plan.digest, "nodes": nodes},
-              output)
+                    "accel": found.record.accel, "host": found.record.libvirt_uri, "plan": found.plan.digest,
+                    "nodes": nodes}, output)
         return
     out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
               f"{_state(found)}", markup=False, soft_wrap=True)
@@ -158,7 +158,7 @@ def _step_states(node: plan.PlannedNode, applied: set[str] | None) -> list[dict[
 
 
 def _state(found: lab.Lab) -> str:
-    if not found.room.is_open():
+    if not found.host.is_open():
         return "gone"
     return "up" if found.record.ready else "not ready"
 

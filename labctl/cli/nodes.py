@@ -66,7 +66,7 @@ def console(node: NodeArgument) -> None:
     """Attach to a node's serial console (leave it with Ctrl-])."""
     found, planned = targets.one_node(node)
     must_be_open(found)
-    process.become(["virsh", "-q", "-c", found.room.uri, "console", "--force", str(planned.uuid)])
+    process.become(["virsh", "-q", "-c", found.host.uri, "console", "--force", str(planned.uuid)])
 
 
 @app.command()
@@ -76,7 +76,7 @@ def logs(
 ) -> None:
     """Print what a node said on its serial console since it was made."""
     found, planned = targets.one_node(node)
-    path = found.room.console(planned.name)
+    path = found.host.console(planned.name)
     if path is None or not path.exists():
         raise LabError(f"There is no log of the console of '{planned.name}'.",
                        hint=f"'labctl console {node}' attaches to the console itself.")

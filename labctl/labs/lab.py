@@ -19,8 +19,10 @@ from labctl.images import store
 from labctl.images.store import Image
 from labctl.labs import readiness
 from labctl.labs.ssh import Ssh
-from labctl.machines import keys, room
-from labctl.machines.memory import preboot, wake
+from labctl.machines import keys
+from labctl.machines.existing_libvirt import ExistingLibvirt
+from labctl.machines.memory import template, wake
+from labctl.machines.private_room import PrivateRoom, make_sockets_directory
 from labctl.plan import access
 from labctl.plan.domain import Accel, domain_xml
 from labctl.plan.plan import Plan, PlannedNode
@@ -40,7 +42,8 @@ class Record(Model):
     """What labctl has to remember of a lab between two commands."""
 
     plan: Plan
-    host: str | None
+    libvirt_uri: str | None
+    """The existing libvirt that the lab lives in; None where it has a private room."""
     accel: Accel
     image: str
     """The digest of the image its disks are based on."""
@@ -59,7 +62,7 @@ class Lab:
         self.directory = paths.lab(record.plan.lab)
         self.ssh_config = self.directory / "ssh_config"
         self.ssh = Ssh(self.ssh_config)
-        self.room = room.for_lab(record.plan.lab, record.host)
+        self.host = ExistingLibvirt(record.libvirt_uri) if record.libvirt_uri else PrivateRoom(record.plan.lab)
 
     @property
     def name(self) -> str:
@@ -71,7 +74,7 @@ class Lab:
         """libvirt, as far as it is this lab's."""
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-        return Provider(self.room.uri, str(self.plan.uuid))
+        return Provider(self.host.uri, str(self.plan.uuid))
 
     @property
     def patience(self) -> float:
@@ -90,15 +93,15 @@ class Lab:
         """Write how the lab's nodes are reached by SSH, with the keys that are there."""
         pairs = keys.read(self.directory / "keys", self.plan)
         sockets = paths.sockets(self.name)
-        room.make_sockets_directory(sockets)
+        make_sockets_directory(sockets)
         hosts_file = self.directory / "known_hosts"
         hosts_file.write_text(access.known_hosts(self.plan, pairs))
         identity = self.directory / "keys" / "login"
-        self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, sockets, self.room.proxy))
+        self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, sockets, self.host.proxy))
 
     def states(self) -> dict[str, str]:
         """Each node's state: running, paused, crashed, off (destroyed), or gone with its room."""
-        if not self.room.is_open():
+        if not self.host.is_open():
             return {node.name: "gone" for node in self.plan.nodes}
         states = self.provider.states()
         return {node.name: states.get(node.name, "off") for node in self.plan.nodes}
@@ -138,11 +141,11 @@ class Lab:
 
     def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
         """The readiness gates of this lab."""
-        return readiness.Gates(self.plan, self.room, self.provider, self.ssh, self.record.accel, progress, limit)
+        return readiness.Gates(self.plan, self.host, self.provider, self.ssh, self.record.accel, progress, limit)
 
     # ---- What is done to nodes ---------------------------------------------------------------------------
 
-    def start(self, node: PlannedNode, image: Image | None = None, booted: preboot.Booted | None = None) -> None:
+    def start(self, node: PlannedNode, image: Image | None = None, booted: template.Template | None = None) -> None:
         """Start a node's machine on its disk, which is made if it has none yet.
 
         With `booted` it starts from memory; raises LabError, and leaves nothing, where that does not work.
@@ -150,17 +153,17 @@ class Lab:
         image = image or store.find(self.plan.guest.name)
         seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
         if booted:
-            disks = self.room.place(self.provider, node, image, seed, booted.disk)
+            disks = self.host.place(self.provider, node, image, seed, booted.disk)
             xml = domain_xml(self.plan, node, disks, self.record.accel)
             console = self.directory / "consoles" / f"{node.name}.log"
             try:
-                preboot.start(booted, xml, node.name, self.provider, console, self.patience)
+                template.start(booted, xml, node.name, self.provider, console, self.patience)
             except BaseException:
                 self.provider.destroy(node.name)
                 disks.overlay.unlink()
                 raise
             return
-        disks = self.room.place(self.provider, node, image, seed)
+        disks = self.host.place(self.provider, node, image, seed)
         self.provider.create_domain(domain_xml(self.plan, node, disks, self.record.accel))
 
     def crash(self, node: PlannedNode) -> None:

@@ -17,7 +17,7 @@ from labctl.images.store import Image
 from labctl.labs import rewind
 from labctl.labs.lab import Lab, Record, locked, names, open_lab
 from labctl.machines import keys
-from labctl.machines.memory import preboot
+from labctl.machines.memory import template
 from labctl.plan.domain import Accel, network_xml
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -52,15 +52,15 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         source = rewind.find(plan.lab, start) if start else None
         image = store.current(plan.guest)
         _check_resources(plan, chosen, host)
-        lab = Lab(Record(plan=plan, host=host, accel=chosen, image=image.manifest.digest))
+        lab = Lab(Record(plan=plan, libvirt_uri=host, accel=chosen, image=image.manifest.digest))
         if host:
             lab.provider.states()  # Nothing is made here for a libvirt that is not there.
         try:
             lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             lab.save(lab.record)
-            lab.room.open(plan)
+            lab.host.open(plan)
             for network in plan.networks:
-                lab.provider.create_network(network_xml(plan, network, lab.room.own_bridges))
+                lab.provider.create_network(network_xml(plan, network, lab.host.own_bridges))
             if source:
                 rewind.start(lab, source, progress, limit)
             elif cold or host or once or not rewind.start_configured(lab, progress, limit):
@@ -88,7 +88,7 @@ def _existing(plan: Plan, progress: Progress) -> Lab | None:
     if plan.lab not in names():
         return None
     lab = open_lab(plan.lab)
-    if lab.record.ready and lab.room.is_open():
+    if lab.record.ready and lab.host.is_open():
         if lab.plan.digest == plan.digest:
             progress.say(f"The lab '{plan.lab}' is up already.")
             return lab
@@ -113,7 +113,7 @@ def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> No
         except LabError as error:
             if booted is None:
                 raise
-            preboot.forget(booted)
+            template.forget(booted)
             progress.say(f"'{node.name}' could not start from memory, and boots: {error.message.splitlines()[0]}")
             lab.start(node, image)
         progress.passed(node.name, "defined")
@@ -129,14 +129,14 @@ def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> No
     gates.wait_for_service()
 
 
-def _memories(lab: Lab, image: Image, progress: Progress) -> dict[tuple[int, int], preboot.Booted]:
+def _memories(lab: Lab, image: Image, progress: Progress) -> dict[tuple[int, int], template.Template]:
     """What nodes of each size can start from, where that is quicker than to boot."""
-    if lab.record.accel == "kvm" or lab.record.host or not image.waiting_args:
+    if lab.record.accel == "kvm" or lab.record.libvirt_uri or not image.waiting_args:
         return {}
     memories = {}
     for size, node in {_size(node): node for node in lab.plan.nodes}.items():
         try:
-            memories[size] = preboot.prepare(lab.plan, node, lab.record.accel, image, lab.provider, lab.directory,
+            memories[size] = template.prepare(lab.plan, node, lab.record.accel, image, lab.provider, lab.directory,
                                              lab.patience, progress)
         except LabError as error:
             progress.say(f"No machine could be booted for others to start from, so each node boots: "
@@ -152,12 +152,12 @@ def _remove(lab: Lab) -> None:
     """Take everything down, whatever is there of it; go on past failures and report them together."""
     failures: list[str] = []
     try:
-        if lab.record.host:
+        if lab.record.libvirt_uri:
             failures += lab.provider.remove_all()
         for node in lab.plan.nodes:
             if lab.ssh_config.exists():
                 lab.ssh.close(node.name)
-        lab.room.close()
+        lab.host.close()
     except LabError as error:
         failures.append(error.message)
     if not failures:

@@ -19,8 +19,8 @@ from labctl.base.wait import Deadline, until
 from labctl.images.accel import slowness
 from labctl.labs.ssh import Ssh
 from labctl.language.services import Frontend
+from labctl.machines.host import Host
 from labctl.machines.memory import wake
-from labctl.machines.room import Room
 from labctl.plan.domain import Accel
 from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.seed import CONFIGURED
@@ -91,10 +91,10 @@ def crowd(nodes: int) -> float:
 class Gates:
     """The gates of one lab. `limit` (seconds) replaces every gate's own deadline."""
 
-    def __init__(self, plan: Plan, room: Room, provider: "Provider", ssh: Ssh, accel: Accel,
+    def __init__(self, plan: Plan, host: Host, provider: "Provider", ssh: Ssh, accel: Accel,
                  progress: Progress, limit: float | None = None) -> None:
         self._plan = plan
-        self._room = room
+        self._host = host
         self._provider = provider
         self._ssh = ssh
         self._progress = progress
@@ -248,7 +248,7 @@ class Gates:
         def greets() -> bool:
             if self._cancelled.is_set():
                 raise _Cancelled
-            return self._room.greeting(address, deadline.remaining).startswith("SSH-")
+            return self._host.greeting(address, deadline.remaining).startswith("SSH-")
 
         if not until(greets, deadline):
             raise self._failure(node, "ssh", "nobody greets at its SSH port")
@@ -363,7 +363,7 @@ class Gates:
         return "\n".join(f"    {line}" for line in lines[-_CONSOLE_TAIL:])
 
     def _console_text(self, node: PlannedNode) -> str:
-        path: Path | None = self._room.console(node.name)
+        path: Path | None = self._host.console(node.name)
         if path is None or not path.exists():
             return ""
         text = path.read_bytes()[-20_000:].decode(errors="replace")

@@ -118,7 +118,7 @@ def _ask(lab: Lab, asked: list[probe.Probe]) -> list[Finding]:
         Finding(each.what, "fine", seen) if each.holds(seen) else
         Finding(each.what, "missing", f"{seen or 'nothing'}, and should be: {each.expected}")
         for each, seen in zip(asked, probe.answers(output), strict=True)]
-    console = lab.room.console(node.name)
+    console = lab.host.console(node.name)
     if console and until(lambda: probe.CONSOLE_LINE in console.read_text(errors="replace"),
                          Deadline(_CONSOLE_SECONDS * lab.patience)):
         return [*findings, Finding("console's log", "fine", "has what the node writes to its serial console")]

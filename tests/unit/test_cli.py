@@ -20,7 +20,7 @@ from labctl.labs import lab
 from labctl.labs.readiness import BOOT_ID
 from labctl.labs.ssh import Ssh
 from labctl.language import catalog
-from labctl.machines.room import PrivateRoom
+from labctl.machines.private_room import PrivateRoom
 from labctl.plan.plan import Plan
 
 # ---- new ----------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_the_command_line_says_whether_labctl_is_offline_and_then_the_variable(
                                    ["apply", "web"], ["undo", "web"], ["console", "rs1"], ["ssh-config"], ["status"],
                                    ["down"]])
 def test_offline_a_lab_on_another_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    elsewhere = lab.Lab(lab.Record(plan=plan_of(BASE, "lab"), host="qemu+ssh://elsewhere/system", accel="kvm",
+    elsewhere = lab.Lab(lab.Record(plan=plan_of(BASE, "lab"), libvirt_uri="qemu+ssh://elsewhere/system", accel="kvm",
                                    image="sha", ready=True))
     elsewhere.directory.mkdir(parents=True)
     elsewhere.save(elsewhere.record)
@@ -164,7 +164,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE
     """A lab that is up, as far as labctl can see."""
     plan = plan_of(text, name)
     nodes = Nodes(plan)
-    made = lab.Lab(lab.Record(plan=plan, host=None, accel="kvm", image="sha", ready=True))
+    made = lab.Lab(lab.Record(plan=plan, libvirt_uri=None, accel="kvm", image="sha", ready=True))
     made.directory.mkdir(parents=True)
     made.save(made.record)
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)

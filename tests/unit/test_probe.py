@@ -100,7 +100,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[
         def up(planned: object, *_: object, once: bool) -> SimpleNamespace:
             history.append("up" if once else "up, and saved")
             return SimpleNamespace(
-                plan=planned, name="doctor", patience=0.001, room=SimpleNamespace(console=lambda _: console),
+                plan=planned, name="doctor", patience=0.001, host=SimpleNamespace(console=lambda _: console),
                 ssh=SimpleNamespace(do=lambda *_: say(asked("debian-12"))))
 
         monkeypatch.setattr(doctor, "questions", lambda guest, _: asked(guest.name))

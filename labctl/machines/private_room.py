@@ -1,21 +1,19 @@
-"""Where a lab's machines live: a private room with its own libvirt, or the libvirt at a URI."""
+"""A private room: namespaces of a lab's own, with a libvirtd in them."""
 
 import os
 import shlex
 import shutil
 import signal
 import time
-from abc import ABC, abstractmethod
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from labctl.base import paths
 from labctl.base.errors import LabError
-from labctl.base.process import first_line, run, spawn
+from labctl.base.process import run, spawn
 from labctl.base.wait import Deadline, until
 from labctl.images.store import Image
+from labctl.machines.host import Host
 from labctl.plan.domain import Disks
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -25,55 +23,12 @@ if TYPE_CHECKING:
 _INIT = Path(__file__).with_name("room-init.sh")
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
-_HELLO = "SSH-2.0-labctl\r\n"
-"""RFC 4253, 4.2. sshd would log an error about somebody who goes without it."""
 _SOCKET_PATH_MAX = 107
 _LONGEST_SOCKET = "255.255.255.255.0123456789abcdef"
 """The name under which ssh makes the socket of a shared connection, before it renames it."""
 
 
-class Room(ABC):
-    """What a lab needs of the place it lives in."""
-
-    uri: str
-    own_bridges: bool
-    """The room makes the bridges, with the physical machine's addresses; otherwise libvirt does."""
-    proxy: str | None
-    """The ProxyCommand that carries SSH to the nodes; None where they can be reached as they are."""
-
-    @abstractmethod
-    def open(self, plan: Plan) -> None:
-        """Make the room ready for libvirt connections."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End everything in the room."""
-
-    @abstractmethod
-    def is_open(self) -> bool:
-        """Whether the room still exists."""
-
-    @abstractmethod
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
-              base: Path | None = None) -> Disks:
-        """Bring a node's files to where its domain can use them; its disk is over the image's, or over `base`."""
-
-    def greeting(self, address: IPv4Address, seconds: float) -> str:
-        """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""
-        words = shlex.split((self.proxy or "nc %h %p").replace("%h", str(address)).replace("%p", "22"))
-        return first_line(words, _HELLO, seconds)
-
-    @abstractmethod
-    def console(self, node: str) -> Path | None:
-        """The file with a copy of the node's serial console, where there is one."""
-
-
-def for_lab(name: str, host: str | None) -> Room:
-    """The room of the lab called `name`: its own, or the libvirt at the URI `host`."""
-    return HostRoom(host) if host else PrivateRoom(name)
-
-
-class PrivateRoom(Room):
+class PrivateRoom(Host):
     """Network, mount and pid namespaces of the lab's own, with a libvirtd in them; no root needed.
 
     Process 1 of the room is the room: once it is killed, the kernel removes everything in it.
@@ -173,52 +128,6 @@ class PrivateRoom(Room):
     def _enter(self) -> list[str]:
         user = [] if os.getuid() == 0 else ["-U", "--preserve-credentials"]
         return ["nsenter", "-t", str(self._init_pid()), *user, "-n"]
-
-
-class HostRoom(Room):
-    """An existing libvirt. Files get there as volumes, so it may be on another machine."""
-
-    own_bridges = False
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        parts = urlsplit(uri)
-        remote = parts.netloc if "ssh" in parts.scheme else ""
-        self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
-
-    def open(self, plan: Plan) -> None:
-        """Nothing to do: it is there, or connecting to it fails."""
-
-    def close(self) -> None:
-        """Nothing to do: it is not ours."""
-
-    def is_open(self) -> bool:
-        """True: whether it can be reached shows when it is used."""
-        return True
-
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
-              base: Path | None = None) -> Disks:
-        """Upload the image once, the seed and an overlay for each node."""
-        stem = image.manifest.digest[:16]
-        base = provider.base_volume(f"{stem}.qcow2", image.disk)
-        size = _virtual_size(image.disk)
-        return Disks(
-            overlay=provider.overlay_volume(f"{node.name}.qcow2", base, size),
-            seed=provider.lab_volume(f"{node.name}.iso", seed),
-            kernel=provider.base_volume(f"{stem}.vmlinuz", image.kernel) if image.kernel else None,
-            initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
-            media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
-        )
-
-    def console(self, node: str) -> None:  # noqa: ARG002
-        """No copy is kept there."""
-        return
-
-
-def _virtual_size(disk: Path) -> int:
-    """Bytes; bytes 24–31 of a qcow2 header, big-endian (QEMU's docs/interop/qcow2.txt)."""
-    with disk.open("rb") as file:
-        return int.from_bytes(file.read(32)[24:32], "big")
 
 
 def make_sockets_directory(directory: Path) -> None:

@@ -50,7 +50,7 @@ _MAGIC = b"LibvirtQemudSave"
 
 
 @dataclass(frozen=True)
-class Booted:
+class Template:
     """A machine that has booted and waits for an identity."""
 
     disk: Path
@@ -58,7 +58,7 @@ class Booted:
 
 
 def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider", lab: Path,
-            patience: float, progress: Progress) -> Booted:
+            patience: float, progress: Progress) -> Template:
     """The machine that `node` can start from; it is booted if there is none yet. The files are the lab's to keep.
 
     `patience` is the factor on deadlines. Raises LabError.
@@ -79,7 +79,7 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
             disks = lab / "disks"
             disks.mkdir(exist_ok=True)
             # The lab's own names for the files: it does not mind what becomes of the cache.
-            return Booted(files.adopt(home / "disk.qcow2", disks / f".{key}.qcow2"),
+            return Template(files.adopt(home / "disk.qcow2", disks / f".{key}.qcow2"),
                           files.adopt(home / "memory", disks / f".{key}.memory"))
     except Timeout:
         raise LabError("Another labctl is busy booting one.") from None
@@ -87,19 +87,19 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
         raise LabError(f"{error.strerror}: '{error.filename}'.") from None
 
 
-def start(booted: Booted, xml: str, node: str, provider: "Provider", console: Path, patience: float) -> None:
+def start(template: Template, xml: str, node: str, provider: "Provider", console: Path, patience: float) -> None:
     """Start a machine from memory and wait until it knows who it is. Raises LabError."""
     bare, late = split(xml)
-    with _saved_as(bare, booted.memory) as file:
+    with _saved_as(bare, template.memory) as file:
         provider.restore(file)
     for device in late:
         provider.attach(node, device)
     _wait_for(_KNOWS, node, provider, console, _START_SECONDS * patience)
 
 
-def forget(booted: Booted) -> None:
+def forget(template: Template) -> None:
     """Drop from the cache what a machine could not start from, so that it is made anew next time."""
-    shutil.rmtree(paths.cache() / "boot" / booted.disk.stem.lstrip("."), ignore_errors=True)
+    shutil.rmtree(paths.cache() / "boot" / template.disk.stem.lstrip("."), ignore_errors=True)
 
 
 def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider", home: Path,

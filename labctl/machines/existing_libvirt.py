@@ -1,0 +1,60 @@
+"""A libvirt that is there already, on this machine or on another one."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from labctl.images.store import Image
+from labctl.machines.host import Host
+from labctl.plan.domain import Disks
+from labctl.plan.plan import Plan, PlannedNode
+
+if TYPE_CHECKING:
+    from labctl.machines.provider import Provider
+
+
+class ExistingLibvirt(Host):
+    """An existing libvirt. Files get there as volumes, so it may be on another machine."""
+
+    own_bridges = False
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        parts = urlsplit(uri)
+        remote = parts.netloc if "ssh" in parts.scheme else ""
+        self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
+
+    def open(self, plan: Plan) -> None:
+        """Nothing to do: it is there, or connecting to it fails."""
+
+    def close(self) -> None:
+        """Nothing to do: it is not ours."""
+
+    def is_open(self) -> bool:
+        """True: whether it can be reached shows when it is used."""
+        return True
+
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
+              base: Path | None = None) -> Disks:
+        """Upload the image once, the seed and an overlay for each node."""
+        stem = image.manifest.digest[:16]
+        base = provider.base_volume(f"{stem}.qcow2", image.disk)
+        size = _virtual_size(image.disk)
+        return Disks(
+            overlay=provider.overlay_volume(f"{node.name}.qcow2", base, size),
+            seed=provider.lab_volume(f"{node.name}.iso", seed),
+            kernel=provider.base_volume(f"{stem}.vmlinuz", image.kernel) if image.kernel else None,
+            initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
+            media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
+        )
+
+    def console(self, node: str) -> None:  # noqa: ARG002
+        """No copy is kept there."""
+        return
+
+
+def _virtual_size(disk: Path) -> int:
+    """Bytes; bytes 24–31 of a qcow2 header, big-endian (QEMU's docs/interop/qcow2.txt)."""
+    with disk.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:32], "big")
