@@ -19,7 +19,7 @@ from pathlib import Path
 import disk_image
 import pytest
 import yaml
-from conftest import GUEST, PATIENCE, ROOT, Labctl
+from machines import GUEST, PATIENCE, ROOT, Labctl
 
 from labctl.images import store
 from labctl.plan import guests

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Labctl
+from machines import PATIENCE, Labctl
 
 from labctl.base import paths
 from labctl.labs.ssh import Ssh

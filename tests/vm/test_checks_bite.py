@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Labctl, failures, planned
+from conftest import failures, planned
+from machines import Labctl
 
 from labctl.language.services import Ipvs
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, PATIENCE, Labctl
+from machines import GUEST, PATIENCE, Labctl
 
 from labctl.plan import guests
 

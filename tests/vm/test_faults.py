@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Labctl
+from machines import PATIENCE, Labctl
 
 # A program that fails, for each stage that starts one.
 STAGES = {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import PATIENCE, Labctl
+from machines import PATIENCE, Labctl
 
 from labctl.base.wait import Deadline, until
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, PATIENCE, ROOT, Labctl
+from machines import GUEST, PATIENCE, ROOT, Labctl
 
 FOREIGN_NETWORK = "<network><name>somebody-elses</name><bridge name='other0'/></network>"
 

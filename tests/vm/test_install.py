@@ -7,7 +7,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, ROOT, TINY, Labctl
+from machines import GUEST, ROOT, TINY, Labctl
 
 from labctl.images import store
 

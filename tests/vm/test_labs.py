@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import LABS, OWN, Labctl, failures, planned
+from conftest import LABS, OWN, failures, planned
+from machines import Labctl
 
 from labctl.observe.checks import NO_CHECKS, PASSED
 from labctl.plan.steps import Step

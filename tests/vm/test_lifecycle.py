@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Labctl
+from machines import PATIENCE, Labctl
 
 
 @pytest.mark.vm

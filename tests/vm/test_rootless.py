@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, PATIENCE, ROOT, Labctl
+from machines import GUEST, PATIENCE, ROOT, Labctl
 
 from labctl.images import store
 
