@@ -67,7 +67,7 @@ def up(
 ) -> None:
     """Start a lab, and return when it serves."""
     planned = make_plan(topology_, name, guest, changes)
-    chosen, remark = lifecycle.accelerator(accel.value, planned, host)
+    chosen, remark = lifecycle.accelerator(accel.value, host)
     with progress_of(planned.nodes) as progress:
         if remark:
             progress.say(remark)

@@ -19,6 +19,7 @@ from labctl.cli.common import (
     progress_of,
 )
 from labctl.labs import targets
+from labctl.plan.domain import node_uuid
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -66,7 +67,8 @@ def console(node: NodeArgument) -> None:
     """Attach to a node's serial console (leave it with Ctrl-])."""
     found, planned = targets.one_node(node)
     must_be_open(found)
-    process.become(["virsh", "-q", "-c", found.host.uri, "console", "--force", str(planned.uuid)])
+    machine = node_uuid(found.record.id, planned.name)
+    process.become(["virsh", "-q", "-c", found.host.uri, "console", "--force", str(machine)])
 
 
 @app.command()

@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -41,6 +42,8 @@ _ASK_SECONDS = 3
 class Record(Model):
     """What labctl has to remember of a lab between two commands."""
 
+    id: UUID
+    """Drawn by each 'up' of a lab: what bears it is this instance's, whatever its name."""
     plan: Plan
     libvirt_uri: str | None
     """The existing libvirt that the lab lives in; None where it has a private room."""
@@ -74,7 +77,7 @@ class Lab:
         """libvirt, as far as it is this lab's."""
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-        return Provider(self.host.uri, str(self.plan.uuid))
+        return Provider(self.host.uri, self.record.id)
 
     @property
     def patience(self) -> float:
@@ -154,7 +157,7 @@ class Lab:
         seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
         if booted:
             disks = self.host.place(self.provider, node, image, seed, booted.disk)
-            xml = domain_xml(self.plan, node, disks, self.record.accel)
+            xml = domain_xml(self.plan, self.record.id, node, disks, self.record.accel)
             console = self.directory / "consoles" / f"{node.name}.log"
             try:
                 template.start(booted, xml, node.name, self.provider, console, self.patience)
@@ -164,7 +167,7 @@ class Lab:
                 raise
             return
         disks = self.host.place(self.provider, node, image, seed)
-        self.provider.create_domain(domain_xml(self.plan, node, disks, self.record.accel))
+        self.provider.create_domain(domain_xml(self.plan, self.record.id, node, disks, self.record.accel))
 
     def crash(self, node: PlannedNode) -> None:
         """Pull the plug of a node; its disk stays as it is."""

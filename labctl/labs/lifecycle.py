@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 from labctl.base import paths
 from labctl.base.errors import LabError
@@ -27,12 +28,12 @@ _DISK_MIB = 400
 """What one node writes to its overlay in an ordinary lab."""
 
 
-def accelerator(wanted: str, plan: Plan, host: str | None) -> tuple[Accel, str]:
+def accelerator(wanted: str, host: str | None) -> tuple[Accel, str]:
     """What will run the guests, and a line for the user; see accel.choose. Of another machine libvirt is asked."""
     if wanted == "auto" and host and urlsplit(host).netloc:
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-        return ("kvm", "") if Provider(host, str(plan.uuid)).has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
+        return ("kvm", "") if Provider(host, UUID(int=0)).has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
     return accel.choose(wanted)
 
 
@@ -52,7 +53,7 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         source = rewind.find(plan.lab, start) if start else None
         image = store.current(plan.guest)
         _check_resources(plan, chosen, host)
-        lab = Lab(Record(plan=plan, libvirt_uri=host, accel=chosen, image=image.manifest.digest))
+        lab = Lab(Record(id=uuid4(), plan=plan, libvirt_uri=host, accel=chosen, image=image.manifest.digest))
         if host:
             lab.provider.states()  # Nothing is made here for a libvirt that is not there.
         try:
@@ -60,7 +61,7 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
             lab.save(lab.record)
             lab.host.open(plan)
             for network in plan.networks:
-                lab.provider.create_network(network_xml(plan, network, lab.host.own_bridges))
+                lab.provider.create_network(network_xml(plan, lab.record.id, network, lab.host.own_bridges))
             if source:
                 rewind.start(lab, source, progress, limit)
             elif cold or host or once or not rewind.start_configured(lab, progress, limit):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
+from uuid import UUID
 
 from labctl.base import paths
 from labctl.base.each import of_each
@@ -25,6 +26,8 @@ from labctl.plan.seed import KeyPair, Keys, files
 
 Source: TypeAlias = tuple[Path, Checkpoint]
 """Where something was saved, and what it is."""
+_ANY_INSTANCE = UUID(int=0)
+"""Saved machines go on in any instance of a lab."""
 _GLANCE_SECONDS = 2
 """For each gate of a lab that should be ready already."""
 _KEPT_GIB = 10
@@ -242,7 +245,7 @@ def key(lab: Lab) -> dict[str, str]:
     """What has to be the same for saved machines to go on, by what it is called."""
     image = store.find(lab.plan.guest.name)
     nowhere = Disks(Path("/"), Path("/"), image.kernel, image.initrd, image.media)
-    machines = "".join(domain_xml(lab.plan, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
+    machines = "".join(domain_xml(lab.plan, _ANY_INSTANCE, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
     return {
         "topology": lab.plan.digest,
         "image": image.manifest.digest,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 from xml.etree import ElementTree as ET
 
 import libvirt
@@ -28,11 +29,11 @@ _STATES = {
 
 
 class Provider:
-    """The domains, networks and volumes of the lab with this UUID, at one libvirt."""
+    """The domains, networks and volumes of one instance of a lab, at one libvirt."""
 
-    def __init__(self, uri: str, lab_uuid: str) -> None:
+    def __init__(self, uri: str, instance: UUID) -> None:
         config.must_reach(uri)
-        self._lab_uuid = lab_uuid
+        self.instance = instance
         self._storage = threading.RLock()  # Nodes start in threads; a pool takes one change at a time.
         # libvirt prints errors on its own; they are raised as well, and said once.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -151,7 +152,7 @@ class Provider:
             element = ET.fromstring(describe()).find(f"metadata/{{{NAMESPACE}}}lab")
         except libvirt.libvirtError:
             return None  # It went away while we looked.
-        return element.get("part") if element is not None and element.get("uuid") == self._lab_uuid else None
+        return element.get("part") if element is not None and element.get("uuid") == str(self.instance) else None
 
     # ---- Volumes, for a libvirt whose files are not ours -----------------------------------------------
 
@@ -168,11 +169,11 @@ class Provider:
     def lab_volume(self, name: str, data: bytes) -> Path:
         """Upload the lab's own file; goes with the lab."""
         with self._storage, _errors(f"'{name}' could not be uploaded"):
-            return self._upload(self._pool(), f"{self._lab_uuid}.{name}", io.BytesIO(data), len(data))
+            return self._upload(self._pool(), f"{self.instance}.{name}", io.BytesIO(data), len(data))
 
     def overlay_volume(self, name: str, base: Path, size: int) -> Path:
         """An empty qcow2 of `size` bytes over `base`; goes with the lab."""
-        root = _volume_xml(f"{self._lab_uuid}.{name}", size, "qcow2")
+        root = _volume_xml(f"{self.instance}.{name}", size, "qcow2")
         backing = ET.SubElement(root, "backingStore")
         ET.SubElement(backing, "path").text = str(base)
         ET.SubElement(backing, "format", type="qcow2")
@@ -210,7 +211,7 @@ class Provider:
     def _volumes(self) -> list[Any]:
         try:
             pool = self._connection.storagePoolLookupByName(_POOL)
-            return [volume for volume in pool.listAllVolumes() if volume.name().startswith(f"{self._lab_uuid}.")]
+            return [volume for volume in pool.listAllVolumes() if volume.name().startswith(f"{self.instance}.")]
         except libvirt.libvirtError:
             return []  # A room of our own has no pool.
 

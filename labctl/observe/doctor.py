@@ -81,7 +81,7 @@ def examine_guest(guest: Guest, planned: Plan, progress: Progress) -> list[Findi
 
     Raises LabError if the node does not come up or cannot be asked.
     """
-    chosen, remark = lifecycle.accelerator("auto", planned, None)
+    chosen, remark = lifecycle.accelerator("auto", None)
     if remark:
         progress.say(remark)
     asked = questions(guest, planned)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+from uuid import UUID, uuid5
 from xml.etree import ElementTree as ET
 
 from labctl.plan.plan import Plan, PlannedNetwork, PlannedNode
@@ -46,7 +47,12 @@ def network_name(plan: Plan, network: str) -> str:
     return f"{plan.lab}.{network}"
 
 
-def network_xml(plan: Plan, network: PlannedNetwork, own_bridge: bool) -> str:
+def node_uuid(instance: UUID, node: str) -> UUID:
+    """The domain's UUID: another one in each instance of a lab."""
+    return uuid5(instance, node)
+
+
+def network_xml(plan: Plan, instance: UUID, network: PlannedNetwork, own_bridge: bool) -> str:
     """A host-only network.
 
     In a room of our own the bridge exists already (`own_bridge`), and libvirt adds neither dnsmasq nor firewall
@@ -54,7 +60,7 @@ def network_xml(plan: Plan, network: PlannedNetwork, own_bridge: bool) -> str:
     """
     root = ET.Element("network")
     _sub(root, "name", network_name(plan, network.name))
-    _metadata(root, plan, network.name)
+    _metadata(root, plan, instance, network.name)
     if own_bridge:
         _sub(root, "forward", mode="bridge")
         _sub(root, "bridge", name=network.bridge)
@@ -66,12 +72,12 @@ def network_xml(plan: Plan, network: PlannedNetwork, own_bridge: bool) -> str:
     return _pretty(root)
 
 
-def domain_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel) -> str:
+def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, accel: Accel) -> str:
     """A transient machine: virtio disks and network, a serial console, nothing else."""
     root = ET.Element("domain", type="kvm" if accel == "kvm" else "qemu")
     _sub(root, "name", name(plan, node.name))
-    _sub(root, "uuid", str(node.uuid))
-    _metadata(root, plan, node.name)
+    _sub(root, "uuid", str(node_uuid(instance, node.name)))
+    _metadata(root, plan, instance, node.name)
     _sub(root, "memory", str(node.memory), unit="MiB")
     _sub(root, "vcpu", str(node.cpus))
     system = _sub(root, "os")
@@ -123,9 +129,13 @@ def split(xml: str) -> tuple[str, list[str]]:
     return _pretty(root), [_pretty(device) for device in late]
 
 
-def moved(xml: str, disks: Disks) -> str:
-    """A machine as it was saved, with its files where they are now. What it thinks of itself stays."""
+def moved(xml: str, instance: UUID, node: str, disks: Disks) -> str:
+    """A machine as it was saved, as one of the instance that it goes on in, with its files where they are now."""
     root = ET.fromstring(xml)
+    for identity in root.iterfind("uuid"):
+        identity.text = str(node_uuid(instance, node))
+    for lab in root.iterfind(f"metadata/{{{NAMESPACE}}}lab"):
+        lab.set("uuid", str(instance))
     files = {"vda": disks.overlay, "vdb": disks.seed}
     for disk in root.iterfind("devices/disk"):
         target, source, below = disk.find("target"), disk.find("source"), disk.find("backingStore")
@@ -175,10 +185,10 @@ def _second_serial_port(devices: ET.Element, socket: Path | None) -> None:
     _sub(serial, "target", port="1")
 
 
-def _metadata(root: ET.Element, plan: Plan, part: str) -> None:
+def _metadata(root: ET.Element, plan: Plan, instance: UUID, part: str) -> None:
     lab = ET.SubElement(_sub(root, "metadata"), f"{{{NAMESPACE}}}lab")
     lab.set("name", plan.lab)
-    lab.set("uuid", str(plan.uuid))
+    lab.set("uuid", str(instance))
     lab.set("part", part)
 
 

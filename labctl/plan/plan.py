@@ -43,7 +43,6 @@ class PlannedNode(Model):
     """A machine of the lab."""
 
     name: str
-    uuid: uuid.UUID
     memory: int
     """MiB"""
     cpus: int
@@ -80,7 +79,6 @@ class Plan(Model):
 
     version: int = SCHEMA
     lab: str
-    uuid: uuid.UUID
     guest: Guest
     topology: Topology
     networks: list[PlannedNetwork]
@@ -131,12 +129,10 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
     Raises LabError if the guest cannot run one of the services.
     """
     _refuse_what_the_guest_lacks(topology, guest)
-    lab_uuid = uuid.uuid5(_NAMESPACE, lab)
     placements = _placements(topology)
     clients = topology.clients()
     return Plan(
         lab=lab,
-        uuid=lab_uuid,
         # Where an image is from, and what it is asked, changes nothing in a lab.
         guest=guest.model_copy(update={"sources": [], "packages": "", "isos": {}, "lacks": {}, "versions": {}}),
         topology=topology,
@@ -147,7 +143,6 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
         nodes=[
             PlannedNode(
                 name=name,
-                uuid=uuid.uuid5(lab_uuid, name),
                 memory=node.memory or guest.memory,
                 cpus=node.cpus,
                 client=name in clients,
@@ -157,7 +152,7 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
                               prefix=topology.networks[network].subnet.prefixlen)
                     for network, address in node.addresses.items()
                 ],
-                steps=_steps([pair for pair in placements if pair[1].node == name], guest, lab_uuid),
+                steps=_steps([pair for pair in placements if pair[1].node == name], guest, lab),
             )
             for name, node in topology.nodes.items()
         ],
@@ -188,15 +183,16 @@ def _base(topology: Topology) -> Iterator[Placement]:
         yield Placement(name, "base/packages")
 
 
-def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab_uuid: uuid.UUID) -> list[Step]:
+def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab: str) -> list[Step]:
     """Render one node's steps: the same step from two services is one; different ones get the service's name."""
     unique: list[tuple[str | None, Placement]] = []
     for service, placement in placements:
         if not any(placement == other for _, other in unique):
             unique.append((service, placement))
     names = [placement.step.rpartition("/")[2] for _, placement in unique]
+    secrets = uuid.uuid5(_NAMESPACE, lab)
     return [render(placement, name if names.count(name) == 1 else f"{name}.{service}", service, guest,
-                   secret=uuid.uuid5(lab_uuid, f"secret/{service}").hex)
+                   secret=uuid.uuid5(secrets, f"secret/{service}").hex)
             for (service, placement), name in zip(unique, names, strict=True)]
 
 

@@ -34,7 +34,7 @@ class Keys:
 def files(plan: Plan, node: PlannedNode, keys: Keys) -> dict[str, str]:
     """The seed's files by name."""
     return {
-        "meta-data": _yaml({"instance-id": str(node.uuid), "local-hostname": node.name}),
+        "meta-data": _yaml({"instance-id": f"{plan.lab}.{node.name}", "local-hostname": node.name}),
         "user-data": "#cloud-config\n" + _yaml(_user_data(plan, node, keys)),
         "network-config": _yaml(_network_config(node)),
     }

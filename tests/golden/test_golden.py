@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -13,6 +14,7 @@ from labctl.plan.seed import KeyPair, Keys
 
 EXPECTED = Path(__file__).parent / "expected"
 SHIPPED = {path.stem: path for path in sorted(TOPOLOGIES.glob("*.yaml"))}
+INSTANCE = UUID("00000000-0000-4000-8000-000000000001")
 FULL = ("lvs-dr", "lvs-dr-keepalived")
 CASES = [(name, guest) for name, path in SHIPPED.items() for guest in guests.names()
          if not guests.load(guest).lacks.keys() & {service.type for service in topology.parse(
@@ -43,7 +45,7 @@ def _files(lab: plan.Plan) -> dict[str, str]:
         ),
     }
     for network in lab.networks:
-        files[f"networks/{network.name}.xml"] = domain.network_xml(lab, network, own_bridge=True)
+        files[f"networks/{network.name}.xml"] = domain.network_xml(lab, INSTANCE, network, own_bridge=True)
     direct = lab.guest.boot == "direct"
     for node in lab.nodes:
         disks = domain.Disks(
@@ -54,7 +56,7 @@ def _files(lab: plan.Plan) -> dict[str, str]:
             initrd=Path("/image/initrd.img") if direct else None,
             serial=Path(f"/run/labctl/{node.interfaces[0].address}.serial"),
         )
-        files[f"nodes/{node.name}/domain.xml"] = domain.domain_xml(lab, node, disks, "tcg")
+        files[f"nodes/{node.name}/domain.xml"] = domain.domain_xml(lab, INSTANCE, node, disks, "tcg")
         for file, text in seed.files(lab, node, keys).items():
             files[f"nodes/{node.name}/{file}"] = text
     return files

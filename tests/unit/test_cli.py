@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from commands import refused, typed
@@ -111,8 +112,8 @@ def test_the_command_line_says_whether_labctl_is_offline_and_then_the_variable(
                                    ["apply", "web"], ["undo", "web"], ["console", "rs1"], ["ssh-config"], ["status"],
                                    ["down"]])
 def test_offline_a_lab_on_another_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    elsewhere = lab.Lab(lab.Record(plan=plan_of(BASE, "lab"), libvirt_uri="qemu+ssh://elsewhere/system", accel="kvm",
-                                   image="sha", ready=True))
+    elsewhere = lab.Lab(lab.Record(id=uuid4(), plan=plan_of(BASE, "lab"),
+                                   libvirt_uri="qemu+ssh://elsewhere/system", accel="kvm", image="sha", ready=True))
     elsewhere.directory.mkdir(parents=True)
     elsewhere.save(elsewhere.record)
     monkeypatch.setattr(Ssh, "run", lambda *_, **__: pytest.fail("asks a node that is elsewhere"))
@@ -164,7 +165,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE
     """A lab that is up, as far as labctl can see."""
     plan = plan_of(text, name)
     nodes = Nodes(plan)
-    made = lab.Lab(lab.Record(plan=plan, libvirt_uri=None, accel="kvm", image="sha", ready=True))
+    made = lab.Lab(lab.Record(id=uuid4(), plan=plan, libvirt_uri=None, accel="kvm", image="sha", ready=True))
     made.directory.mkdir(parents=True)
     made.save(made.record)
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)

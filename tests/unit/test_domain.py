@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID, uuid5
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -10,6 +11,7 @@ from samples import GUESTS, plan_of
 from labctl.plan import domain
 from labctl.plan.domain import Disks, domain_xml, moved, split, waiting
 
+INSTANCE = UUID(int=1)
 DISK = Disks(overlay=Path("/lab/rs1.qcow2"), seed=Path("/lab/rs1.iso"))
 DIRECT = Disks(overlay=DISK.overlay, seed=DISK.seed, kernel=Path("/i/vmlinuz"), initrd=Path("/i/initrd.img"),
                console=Path("/lab/a & b.log"))
@@ -19,7 +21,7 @@ def xml(
     disks: Disks = DISK, accel: domain.Accel = "kvm", guest: str = "debian-12", node: str = "lvs"
 ) -> ET.Element:
     plan = plan_of(guest=guest)
-    return ET.fromstring(domain.domain_xml(plan, plan.node(node), disks, accel))
+    return ET.fromstring(domain.domain_xml(plan, INSTANCE, plan.node(node), disks, accel))
 
 
 def attributes(root: ET.Element, path: str) -> dict[str, str]:
@@ -102,19 +104,19 @@ def test_size_and_identity_are_the_plans() -> None:
     plan = plan_of()
     root = xml()
     assert root.findtext("name") == "lab.lvs" == domain.name(plan, "lvs")
-    assert root.findtext("uuid") == str(plan.node("lvs").uuid)
+    assert root.findtext("uuid") == str(uuid5(INSTANCE, "lvs"))
     assert (root.findtext("memory"), attributes(root, "memory"), root.findtext("vcpu")) == (
         "384",
         {"unit": "MiB"},
         "1",
     )
     assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab") == \
-        {"name": "lab", "uuid": str(plan.uuid), "part": "lvs"}
+        {"name": "lab", "uuid": str(INSTANCE), "part": "lvs"}
 
 
 def test_in_a_room_of_its_own_a_network_is_the_rooms_bridge_and_libvirt_adds_nothing() -> None:
     plan = plan_of()
-    root = ET.fromstring(domain.network_xml(plan, plan.networks[1], own_bridge=True))
+    root = ET.fromstring(domain.network_xml(plan, INSTANCE, plan.networks[1], own_bridge=True))
     assert attributes(root, "forward") == {"mode": "bridge"}
     assert attributes(root, "bridge") == {"name": plan.networks[1].bridge}
     assert [root.find(part) for part in ("ip", "dns", "dhcp")] == [None] * 3
@@ -123,7 +125,7 @@ def test_in_a_room_of_its_own_a_network_is_the_rooms_bridge_and_libvirt_adds_not
 def test_elsewhere_a_network_is_isolated_without_dns_and_dhcp() -> None:
     plan = plan_of()
     lan, far = (
-        ET.fromstring(domain.network_xml(plan, network, own_bridge=False)) for network in plan.networks
+        ET.fromstring(domain.network_xml(plan, INSTANCE, network, own_bridge=False)) for network in plan.networks
     )
     assert attributes(lan, "ip") == {"address": "10.10.10.1", "prefix": "24"}
     assert far.find("ip") is None
@@ -131,7 +133,7 @@ def test_elsewhere_a_network_is_isolated_without_dns_and_dhcp() -> None:
         assert root.find("forward") is None
         assert attributes(root, "dns") == {"enable": "no"}
         assert root.find("ip/dhcp") is None
-        assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab")["uuid"] == str(plan.uuid)
+        assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab")["uuid"] == str(INSTANCE)
 
 
 def test_bridges_have_names_that_linux_takes() -> None:
@@ -144,7 +146,7 @@ def test_what_depends_on_who_a_machine_is_can_be_plugged_in_later() -> None:
     """Interfaces first and the seed last: once that is there, the guest looks at everything."""
     plan = plan_of()
     disks = Disks(Path("/o"), Path("/s"), Path("/k"), Path("/i"), Path("/m"))
-    xml = domain_xml(plan, plan.node("lvs"), disks, "tcg")
+    xml = domain_xml(plan, INSTANCE, plan.node("lvs"), disks, "tcg")
     bare, late = split(xml)
     assert [ET.fromstring(device).tag for device in late] == ["interface", "interface", "disk"]
     assert [source.attrib["file"] for source in ET.fromstring(late[-1]).iter("source")] == ["/s"]
@@ -156,7 +158,7 @@ def test_what_depends_on_who_a_machine_is_can_be_plugged_in_later() -> None:
 def test_a_machine_waits_by_its_kernel_arguments() -> None:
     plan = plan_of()
     disks = Disks(Path("/o"), Path("/s"), Path("/k"), Path("/i"))
-    xml = domain_xml(plan, plan.node("rs1"), disks, "tcg")
+    xml = domain_xml(plan, INSTANCE, plan.node("rs1"), disks, "tcg")
     (before,) = ET.fromstring(xml).iterfind("os/cmdline")
     (after,) = ET.fromstring(waiting(xml, "wait.for=it")).iterfind("os/cmdline")
     assert after.text == f"{before.text} wait.for=it"
@@ -164,17 +166,21 @@ def test_a_machine_waits_by_its_kernel_arguments() -> None:
 
 def test_a_saved_machine_finds_its_files_where_they_are_now() -> None:
     plan = plan_of()
-    saved = domain_xml(plan, plan.node("rs1"), replace(DIRECT, serial=Path("/old/rs1.serial")), "tcg").replace(
+    then = replace(DIRECT, serial=Path("/old/rs1.serial"))
+    saved = domain_xml(plan, INSTANCE, plan.node("rs1"), then, "tcg").replace(
         "<source file=\"/lab/rs1.qcow2\" />", "<source file=\"/old/.rs1.new\" />"
         "<backingStore type='file'><source file='/old/below'/></backingStore>")
     assert "/old/below" in saved
     now = Disks(Path("/now/rs1.qcow2"), Path("/now/rs1.iso"), console=Path("/now/rs1.log"),
                 serial=Path("/now/rs1.serial"))
-    root = ET.fromstring(moved(saved, now))
+    other = UUID(int=2)
+    root = ET.fromstring(moved(saved, other, "rs1", now))
     files = {target.get("dev"): source.get("file") for disk in root.iterfind("devices/disk")
              for target in disk.iterfind("target") for source in disk.iterfind("source")}
     assert files == {"vda": "/now/rs1.qcow2", "vdb": "/now/rs1.iso"}
     assert root.find("devices/disk/backingStore") is None
     assert attributes(root, "devices/serial/log")["file"] == "/now/rs1.log"
     assert attributes(root, "devices/serial/source")["path"] == "/now/rs1.serial"
-    assert root.findtext("uuid") == str(plan.node("rs1").uuid)
+    assert root.findtext("uuid") == str(uuid5(other, "rs1"))
+    assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab") == \
+        {"name": "lab", "uuid": str(other), "part": "rs1"}

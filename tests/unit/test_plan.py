@@ -54,8 +54,6 @@ def test_anything_different_gives_another_digest() -> None:
 
 def test_labs_of_the_same_topology_have_nothing_in_common() -> None:
     one, two = plan_of(lab="one"), plan_of(lab="two")
-    assert one.uuid != two.uuid
-    assert not {node.uuid for node in one.nodes} & {node.uuid for node in two.nodes}
     assert not set(macs(one)) & set(macs(two))
 
 
@@ -63,7 +61,6 @@ def test_identities_depend_on_names_alone() -> None:
     """So that a node stays the machine it was when the topology around it changes."""
     one, two = plan_of(), plan_of(changed("rs2: 2", "rs2: 3"), guest="centos-7")
     assert macs(one) == macs(two)
-    assert [node.uuid for node in one.nodes] == [node.uuid for node in two.nodes]
 
 
 @pytest.mark.parametrize(("text", "guest"), CASES)

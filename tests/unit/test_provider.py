@@ -20,7 +20,7 @@ DOMAIN = """\
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     """A lab with the nodes a and b, at a libvirt that also has a machine of somebody else's."""
-    lab = str(uuid4())
+    lab = uuid4()
     made = Provider("test:///default", lab)
     for node in "ab":
         made.create_domain(DOMAIN.format(namespace=NAMESPACE, lab=lab, node=node))

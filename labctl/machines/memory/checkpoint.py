@@ -25,6 +25,7 @@ from labctl.base.errors import LabError
 from labctl.base.machine import free_disk
 from labctl.base.process import run
 from labctl.base.types import Model
+from labctl.machines.memory.template import saved_as
 from labctl.plan.domain import Disks, moved
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -240,7 +241,9 @@ def _thaw(layer: str, node: PlannedNode, home: Path, lab: Path, provider: "Provi
     memory = _memory(home, node)
     now = Disks(overlay, seed, console=lab / "consoles" / f"{node.name}.log",
                 serial=paths.serial(lab.name, node.interfaces[0].address))
-    provider.restore(memory, moved(provider.saved_xml(memory), now), paused=True)
+    xml = moved(provider.saved_xml(memory), provider.instance, node.name, now)
+    with saved_as(xml, memory) as file:
+        provider.restore(file, paused=True)
 
 
 def _overlay(path: Path, below: str) -> None:

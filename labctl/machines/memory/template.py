@@ -13,12 +13,12 @@ import struct
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from uuid import UUID
 
 from filelock import FileLock, Timeout
 
@@ -90,7 +90,7 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
 def start(template: Template, xml: str, node: str, provider: "Provider", console: Path, patience: float) -> None:
     """Start a machine from memory and wait until it knows who it is. Raises LabError."""
     bare, late = split(xml)
-    with _saved_as(bare, template.memory) as file:
+    with saved_as(bare, template.memory) as file:
         provider.restore(file)
     for device in late:
         provider.attach(node, device)
@@ -109,7 +109,7 @@ def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "
     try:
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disks.overlay])
         try:
-            provider.create_domain(_generic_xml(plan, node, disks, accel, image))
+            provider.create_domain(_generic_xml(plan, provider.instance, node, disks, accel, image))
             _wait_for(_WAITS, _GENERIC, provider, work / "console", _MAKE_SECONDS * patience)
             provider.save(_GENERIC, work / "memory")
         finally:
@@ -131,17 +131,16 @@ def _wait_for(sign: bytes, node: str, provider: "Provider", console: Path, secon
         raise LabError(f"The machine is {answer}." if answer else "The guest does not answer.")
 
 
-def _generic_xml(plan: Plan, node: PlannedNode, disks: Disks, accel: Accel, image: Image) -> str:
-    generic = node.model_copy(update={
-        "name": _GENERIC, "uuid": uuid.uuid5(plan.uuid, _GENERIC), "interfaces": [], "steps": []})
-    return waiting(split(domain_xml(plan, generic, disks, accel))[0], image.waiting_args)
+def _generic_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, accel: Accel, image: Image) -> str:
+    generic = node.model_copy(update={"name": _GENERIC, "interfaces": [], "steps": []})
+    return waiting(split(domain_xml(plan, instance, generic, disks, accel))[0], image.waiting_args)
 
 
 def _key(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider") -> str:
     """All that memory has to have in common with the machine it is given to."""
     anywhere = Path("/")
-    nobody = plan.model_copy(update={"lab": "", "uuid": uuid.UUID(int=0)})
-    xml = _generic_xml(nobody, node, Disks(anywhere, anywhere, anywhere, anywhere, image.media, anywhere), accel, image)
+    disks = Disks(anywhere, anywhere, anywhere, anywhere, image.media, anywhere)
+    xml = _generic_xml(plan.model_copy(update={"lab": ""}), UUID(int=0), node, disks, accel, image)
     return hashlib.sha256(f"{image.manifest.digest} {provider.versions()} {xml}".encode()).hexdigest()[:16]
 
 
@@ -149,7 +148,7 @@ def _key(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "P
 
 
 @contextmanager
-def _saved_as(xml: str, memory: Path) -> Iterator[Path]:
+def saved_as(xml: str, memory: Path) -> Iterator[Path]:
     """A pipe that reads like a file to which libvirt has saved the machine `xml`, with the memory of another.
 
     libvirt compares the names and UUIDs of a saved machine and the one it is to become, so the saved one has to
