@@ -7,10 +7,15 @@ from hypothesis import settings
 
 from labctl.base.resources import CHECKS
 
-settings.register_profile("fast", deadline=None, derandomize=True, database=None)
-settings.load_profile("fast")
+settings.register_profile("ordinary", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile("thorough", settings.get_profile("ordinary"), max_examples=600)
 
 sys.path.append(str(CHECKS))  # The checks are no package; what is pure in them is tested like everything else.
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Hypothesis try few or many examples."""
+    settings.load_profile("thorough" if config.getoption("--thorough") else "ordinary")
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,6 @@ def parsed(text: str) -> topology.Topology | None:
 
 
 @given(any_text)
-@settings(max_examples=300)
 def test_any_text_is_read_or_refused(text: str) -> None:
     parsed(text)
     try:
@@ -92,19 +91,16 @@ def test_any_file_is_read_or_refused(data: bytes) -> None:
 
 
 @given(trees)
-@settings(max_examples=200)
 def test_plain_data_is_read_as_it_was_written(data: Any) -> None:
     assert yamlfile.read(dumped(data), "f.yaml").data == data
 
 
 @given(mappings)
-@settings(max_examples=150)
 def test_any_mapping_is_a_topology_or_refused(data: dict[str, Any]) -> None:
     parsed(dumped(data))
 
 
 @given(st.sampled_from(SHIPPED), st.data())
-@settings(max_examples=300)
 def test_a_topology_with_parts_changed_is_one_or_refused(path: Path, data: st.DataObject) -> None:
     tree = yaml.safe_load(path.read_text())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -132,7 +128,6 @@ def test_a_topology_with_parts_changed_is_one_or_refused(path: Path, data: st.Da
 
 
 @given(st.sampled_from(SHIPPED), st.data(), st.one_of(scalars, trees))
-@settings(max_examples=200)
 def test_a_value_that_is_set_is_as_good_as_one_in_the_file(path: Path, data: st.DataObject, value: Any) -> None:
     tree = yaml.safe_load(path.read_text())
     before, keys, place = dumped(tree), [], tree
@@ -155,7 +150,6 @@ def outcome(text: str, changes: list[str]) -> topology.Topology | set[str]:
 
 
 @given(st.sampled_from(SHIPPED), any_text)
-@settings(max_examples=200)
 def test_any_change_is_made_or_refused(path: Path, change: str) -> None:
     for text in (change, f"services.{change}", f"nodes.client={change}", f"services.web={change}"):
         with suppress(LabError):
@@ -163,7 +157,6 @@ def test_any_change_is_made_or_refused(path: Path, change: str) -> None:
 
 
 @given(st.sampled_from(SHIPPED), st.data())
-@settings(max_examples=200)
 def test_a_topology_with_text_changed_is_one_or_refused(path: Path, data: st.DataObject) -> None:
     text = path.read_text()
     for _ in range(data.draw(st.integers(1, 3))):
@@ -220,7 +213,6 @@ valid_services = st.one_of(
 
 
 @given(st.lists(valid_services, min_size=1, max_size=3), st.sampled_from(GUESTS))
-@settings(max_examples=400)
 def test_services_that_are_valid_each_are_a_lab_together_or_refused(
         services: list[dict[str, Any]], guest: str) -> None:
     tree = yaml.safe_load(NAT)
@@ -300,7 +292,7 @@ def topologies(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(topologies(), st.sampled_from(GUESTS), names)
-@settings(max_examples=30)
+@settings(max_examples=settings.default.max_examples // 3)  # All files of a lab are rendered each time.
 def test_a_topology_without_mistakes_becomes_a_sound_lab(data: dict[str, Any], guest: str, lab: str) -> None:
     text = dumped(data)
     topology.parse(text, "f.yaml")

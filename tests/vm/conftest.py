@@ -108,12 +108,6 @@ def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
     assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option of test_labs."""
-    parser.addoption("--thorough", action="store_true",
-                     help="Undo each kind of step in each lab, and look at all quick checks (an hour or two).")
-
-
 def _lab_of(nodeid: str) -> str | None:
     """The lab that a test is about, as its name says; of the shared ones the first."""
     words = re.findall(r"[\w-]+", nodeid.partition("[")[2])
