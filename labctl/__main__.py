@@ -1,64 +1,118 @@
 """The program: runs a command and turns what went wrong into a sentence and an exit code.
 
-0 fine; 1 checks failed; 2 could not run; 3 no checks ran; 70 a bug; 130 interrupted.
+0 fine; 1 checks failed; 2 could not run; 3 no checks ran; 70 a bug; 130 interrupted; 141 nobody reads its output.
+
+Nothing is imported here that takes time: signals are handled before anything else is loaded.
 """
 
+# 'signal' itself loads enum, functools and collections first.
+import _signal as signal  # type: ignore[import-not-found]
+import errno
 import gc
-import signal
+import os
 import sys
-import traceback
-from types import FrameType
-
-from labctl.base.errors import LabError
 
 COULD_NOT_RUN = 2
 BUG = 70
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
     """Run labctl on the process's arguments and exit."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    sys.exit(_run())
-
-
-def _run() -> int:
+    signals = _Signals()
+    # Where they are closed, the first files to be opened would take their places, and the output.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
-        gc.disable()  # What is imported stays; looking for garbage in it would take a quarter of the start.
-        from labctl.cli import app  # noqa: PLC0415 (takes part of a second, in which Ctrl-C may come)
+        code = _run(signals)
+        sys.stdout.flush()  # A full disk shows here, and not after the exit code is known.
+    except BaseException as error:
+        code = _explain(error, signals)
+        _drop_output()
+    sys.exit(code)
 
-        gc.freeze()
-        gc.enable()
-        app()
-    except (SystemExit, KeyboardInterrupt) as end:
-        code = getattr(end, "code", INTERRUPTED)
-        if code == INTERRUPTED:
-            print("labctl: interrupted.", file=sys.stderr)
-        return code if isinstance(code, int) else COULD_NOT_RUN
-    except LabError as error:
-        print(f"labctl: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"        {error.hint}", file=sys.stderr)
-        return COULD_NOT_RUN
-    except OSError as error:
-        if error.filename is None:
-            return _bug()
-        print(f"labctl: '{error.filename}': {error.strerror}.", file=sys.stderr)
-        return COULD_NOT_RUN
-    except Exception:
-        return _bug()
+
+class _Signals:
+    """The signals that end labctl.
+
+    While it loads, nothing is there to be cleaned up, and an exception would come out of other people's modules in
+    another shape: labctl ends on the spot. Later a signal is a KeyboardInterrupt. A signal that was ignored when labctl
+    was started, as by nohup, stays so.
+    """
+
+    def __init__(self) -> None:
+        self.loading = True
+        self.received = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+
+    def _receive(self, _number: int, _frame: object) -> None:
+        self.received = True
+        if self.loading:
+            os.write(2, b"labctl: interrupted.\n")
+            os._exit(INTERRUPTED)
+        raise KeyboardInterrupt
+
+
+def _run(signals: _Signals) -> int:
+    gc.disable()  # What is imported stays; looking for garbage in it would take a quarter of the start.
+    from labctl.cli import app  # noqa: PLC0415 (see above)
+
+    gc.freeze()
+    gc.enable()
+    signals.loading = False
+    app()
     return 0
 
 
-def _bug() -> int:
-    traceback.print_exc()
-    print("labctl: this is a bug in labctl; please report it with the lines above.", file=sys.stderr)
+def _explain(error: BaseException, signals: _Signals) -> int:
+    """Say what went wrong; returns the exit code for it."""
+    from labctl.base.errors import LabError  # noqa: PLC0415 (see above)
+
+    if isinstance(error, LabError):
+        return _say(error.message, error.hint)
+    if signals.received:  # Whatever became of the KeyboardInterrupt: pydantic makes another exception of it.
+        _tell("labctl: interrupted.")
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        nobody_reads = isinstance(error.__context__, BrokenPipeError)
+        return BROKEN_PIPE if nobody_reads else error.code if isinstance(error.code, int) else COULD_NOT_RUN
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_TROUBLE):
+        hint = "'labctl gc' makes room." if error.errno == errno.ENOSPC else ""
+        return _say(f"{_file(error)}: {error.strerror}.", hint)
+    sys.excepthook(type(error), error, error.__traceback__)
+    _tell("labctl: this is a bug in labctl; please report it with the lines above.")
     return BUG
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _file(error: OSError) -> str:
+    return "A file or the output could not be written" if error.filename is None else f"'{error.filename}'"
+
+
+def _say(message: str, hint: str = "") -> int:
+    _tell(f"labctl: {message}")
+    if hint:
+        _tell(f"        {hint}")
+    return COULD_NOT_RUN
+
+
+def _tell(line: str) -> None:
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        return  # The exit code says it as well.
+
+
+def _drop_output() -> None:
+    """Throw away what could not be written, which Python would try again as it ends, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from urllib.parse import urlsplit
@@ -190,8 +190,10 @@ def _uninterrupted() -> Iterator[None]:
     def ignore(_signal: int, _frame: FrameType | None) -> None:
         return
 
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, ignore) for number in signals}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored already stays so for the programs that are started meanwhile, too.
+    before = {number: signal.signal(number, ignore) for number in signals
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
