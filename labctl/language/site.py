@@ -4,8 +4,9 @@ from ipaddress import IPv4Address
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from labctl.base.types import Address, Model, Name, Subnet
+from labctl.base.types import Address, Flag, Model, Name, Number, Subnet
 
+MAX_NETWORKS = 8
 MAX_NODES = 64
 
 
@@ -23,10 +24,10 @@ class Node(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
     __pydantic_extra__: dict[str, Address] = Field(init=False)
 
-    memory: int | None = Field(default=None, ge=128, le=65536)
+    memory: Number | None = Field(default=None, ge=128, le=65536)
     """MiB; the guest's own default where it is not given."""
-    cpus: int = Field(default=1, ge=1, le=16)
-    client: bool = False
+    cpus: Number = Field(default=1, ge=1, le=16)
+    client: Flag = False
     """Checks run from the nodes marked so, or from the node called `client`."""
 
     @property
@@ -38,7 +39,7 @@ class Node(BaseModel):
 class Site(Model):
     """Networks and nodes."""
 
-    networks: dict[Name, Network] = Field(min_length=1, max_length=8)
+    networks: dict[Name, Network] = Field(min_length=1, max_length=MAX_NETWORKS)
     nodes: dict[Name, Node] = Field(min_length=1, max_length=MAX_NODES)
 
     def network_of(self, address: IPv4Address) -> str | None:

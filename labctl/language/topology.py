@@ -1,6 +1,8 @@
 """The topology language: text in, a frozen Topology or the list of everything wrong out. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, get_args
@@ -13,9 +15,22 @@ from labctl.base.suggest import did_you_mean
 from labctl.base.types import NAME_PATTERN, Line, Name
 from labctl.base.yamlfile import Document, Location, read
 from labctl.language.services import AnyService, Finding, Service
-from labctl.language.site import Network, Node, Site
+from labctl.language.site import MAX_NETWORKS, MAX_NODES, Network, Node, Site
 
 _SERVICE: TypeAdapter[AnyService] = TypeAdapter(AnyService)
+MAX_SERVICES = 64
+_MOST = {"networks": MAX_NETWORKS, "nodes": MAX_NODES, "services": MAX_SERVICES}
+_LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 30
+_NO_MACHINES = {
+    IPv4Network("0.0.0.0/8"): "'this network'",
+    IPv4Network("127.0.0.0/8"): "each machine itself",
+    IPv4Network("169.254.0.0/16"): "link-local",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved",
+}
+"""What cannot be a machine's address on a segment, and what it is instead (RFC 6890)."""
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
+"""What inet_aton takes for an address, and so do ping, curl and ssh."""
 
 
 class Topology(Site):
@@ -23,7 +38,7 @@ class Topology(Site):
 
     title: Line
     guest: Name | None = None
-    services: dict[Name, AnyService] = Field(default_factory=dict, max_length=64)
+    services: dict[Name, AnyService] = Field(default_factory=dict, max_length=MAX_SERVICES)
 
 
 def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
@@ -36,6 +51,9 @@ def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
         raise InputError(file, [Problem(1, "a topology is a mapping with 'title', 'networks', 'nodes'.")])
     for change in changes:
         _change(document, change)
+    too_many = _too_many(document)
+    if too_many:
+        raise InputError(file, too_many)
     topology: Topology | None = None
     details: list[ErrorDetails] = []
     try:
@@ -48,6 +66,12 @@ def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
     if problems or topology is None:
         raise InputError(file, problems, hint="'labctl schema' prints what a topology may contain.")
     return topology
+
+
+def _too_many(document: Document) -> list[Problem]:
+    """The sections with more entries than any topology has. Nothing else is said of them: that would take minutes."""
+    return [_problem((section,), f"{section}: has more than {most} entries.", document)
+            for section, most in _MOST.items() if len(_mapping_keys(document.data.get(section))) > most]
 
 
 def json_schema() -> dict[str, Any]:
@@ -132,6 +156,8 @@ def _site_findings(site: Site) -> Iterator[Finding]:
         here: Location = ("nodes", name)
         if name.lower() == "localhost":
             yield Finding(here, "'localhost' is every machine's name for itself.")
+        if _NUMBER.fullmatch(name):
+            yield Finding(here, f"'{name}' is a number, which programs take for an address; 'n{name}' is a name.")
         if name.lower() in seen_names:
             yield Finding(here, f"'{name}' and '{seen_names[name.lower()]}' are the same host name.")
         seen_names[name.lower()] = name
@@ -142,8 +168,10 @@ def _site_findings(site: Site) -> Iterator[Finding]:
             else:
                 seen_addresses[address] = f"'{name}'"
         if not any(network in site.networks and site.networks[network].host for network in node.addresses):
-            yield Finding(here, f"'{name}' is on no network with a 'host' address, "
-                                "so the physical machine could not reach it.")
+            inner = next((network for network in node.addresses if network in site.networks), "")
+            mend = f"give '{inner}' a 'host'" if inner else "add one"
+            yield Finding(here, f"'{name}' is on no network with a 'host' address, so the physical machine could not "
+                                f"reach it; {mend}, or put it on one that has it as well.")
 
 
 def _network_findings(networks: Mapping[str, Network]) -> Iterator[Finding]:
@@ -152,9 +180,12 @@ def _network_findings(networks: Mapping[str, Network]) -> Iterator[Finding]:
         subnet = network.subnet
         if name in Node.model_fields:
             yield Finding(here, f"'{name}' is a key of nodes and cannot be a network's name.")
-        if subnet.prefixlen > 30 or subnet.is_loopback or subnet.is_multicast or subnet.is_link_local:
-            yield Finding((*here, "subnet"), f"{subnet} is no subnet for machines: it has to be unicast "
-                                             "and hold at least two addresses.")
+        reserved = next((f"{part} is {what}" for part, what in _NO_MACHINES.items() if subnet.overlaps(part)), "")
+        if not _LARGEST_SUBNET <= subnet.prefixlen <= _SMALLEST_SUBNET:
+            reserved = f"its prefix has to be from /{_LARGEST_SUBNET} to /{_SMALLEST_SUBNET}"
+        if reserved:
+            yield Finding((*here, "subnet"), f"{subnet} is no subnet for machines: {reserved}. One such as "
+                                             "10.10.10.0/24 is.")
         elif network.host and not _is_host(network.host, subnet):
             yield Finding((*here, "host"), f"{network.host} is no host address of {subnet}.")
         for other_name, other in list(networks.items())[:position]:
@@ -208,6 +239,8 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa
                                                   f"{did_you_mean(last, known)}"
         case "dict_type" | "model_type" | "model_attributes_type":
             text = f"{where}: has to be a mapping, not {_given(detail['input'])}."
+        case "string_type" if isinstance(detail["input"], bool | int | float):
+            text = f"{where}: has to be text, so {_given(detail['input'])} needs quotes around it."
         case "list_type":
             text = f"{where}: has to be a list, not {_given(detail['input'])}."
         case "too_short":
@@ -244,6 +277,8 @@ def _given(value: Any) -> str:
         return "a list"
     if isinstance(value, dict):
         return "a mapping"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return (repr(value) if isinstance(value, str) else str(value))[:60]
 
 
@@ -255,6 +290,7 @@ def _mapping_keys(value: Any) -> list[str]:
     return [str(key) for key in value] if isinstance(value, dict) else []
 
 
+@cache
 def _service_types() -> list[str]:
     return list(_SERVICE.json_schema()["discriminator"]["mapping"])
 

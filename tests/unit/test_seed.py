@@ -109,7 +109,7 @@ def test_a_mac_stays_text_even_where_it_looks_like_a_number() -> None:
     assert parsed(plan, plan.node("rs1"))["network-config"]["config"][0]["mac_address"] == mac
 
 
-@pytest.mark.parametrize("name", ["no", "on", "null", "1e3", "007", "1-1", "0x1f"])
+@pytest.mark.parametrize("name", ["no", "on", "null", "1e3", "1-1", "y"])
 def test_a_name_stays_text_even_where_it_looks_like_something_else(name: str) -> None:
     plan = plan_of(BASE.replace("rs1", f"'{name}'"))
     assert parsed(plan, plan.node(name))["meta-data"]["local-hostname"] == name

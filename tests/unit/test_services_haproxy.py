@@ -22,6 +22,15 @@ SECOND = HAPROXY + "  other: { type: haproxy, nodes: [lb2], servers: { rs1: 1 },
      [(13, f"'{node}' and its server 'rs2' share no network.") for node in ("lb1", "lb2")]),
     (changed("rs2: 1", "lb1: 1", HAPROXY), [(13, "'lb1' would be a server of its own HAProxy.")]),
     (SECOND, [(14, "'proxy' is the HAProxy of 'lb2' already.")]),
+    (changed("rs2: 1 } }", "rs2: 1 }, port: 22 }", HAPROXY),
+     [(13, "port 22 is sshd's on every node; choose another, such as 8080.")]),
+    # Proxies that are each other's servers; the last one of a loop tells.
+    (changed("rs2: 1", "out: 1", changed("  client:", "  out: { lan: 10.10.10.15 }\n  client:", HAPROXY))
+     + "  other: { type: haproxy, nodes: [out], servers: { rs1: 1, lb2: 1 } }\n",
+     [(15, "what is sent to 'lb2' would come back to this HAProxy; leave one proxy out of the other's servers.")]),
+    (HAPROXY + "  names: { type: nginx-vhosts, nodes: [client], vhosts: { a.com: [lb1] } }\n"
+     "  third: { type: haproxy, nodes: [rs2], servers: { client: 1 }, port: 81 }\n",
+     [(15, "'client' answers to names such as 'a.com' alone, and HAProxy asks for none, so it would never use it.")]),
 ])
 def test_a_mistake_is_told_at_its_line(text: str, expected: list[tuple[int, str]]) -> None:
     assert told(text) == expected

@@ -67,6 +67,14 @@ ADDRESSES = [
     (changed("vip: 10.10.10.100", "vip: 192.168.0.100"), 15, "192.168.0.100 is in no network of this topology."),
     (changed("  client: {", "  probe: { client: true, far: 20.20.20.50 }\n  client: {", TUN), 17,
      "the client 'probe' is not on 'lan' and could not reach 10.10.10.100."),
+    # What the director itself serves at its own address.
+    (changed("vip: 20.20.20.100\n    port: 80", "vip: 20.20.20.11\n    port: 22\n    real_port: 80", NAT), 16,
+     "port 22 of 20.20.20.11 is how 'lvs' itself is reached by SSH; balance it at a VIP of its own."),
+    (option("mark: { number: 3, vips: [20.20.20.11], ports: [22] }", NAT), 16,
+     "port 22 of 20.20.20.11 is how 'lvs' itself is reached by SSH; balance it at a VIP of its own."),
+    (changed("vip: 20.20.20.100", "vip: 20.20.20.11", changed("nodes: [rs1, rs2]", "nodes: [rs1, rs2, lvs]", NAT)), 15,
+     "'apache' serves port 80 on 'lvs', whose own address 20.20.20.11 is; the balancer would take all that is sent "
+     "there. A VIP of its own leaves both."),
     # The director's own address is a VIP with NAT and ipvsadm alone.
     (changed("vip: 10.10.10.100", "vip: 10.10.10.11"), 15,
      "10.10.10.11 is the address of 'lvs'; a VIP needs one of its own."),

@@ -1,5 +1,7 @@
 """labctl.language.topology: each rule of the language, and how its violation is told."""
 
+import re
+
 import jsonschema
 import pytest
 import yaml
@@ -99,9 +101,15 @@ SITE = [
         4,
         "10.10.10.128/25 overlaps 'lan'",
     ),
-    ("subnet: 10.10.20.0/24", "subnet: 10.10.20.0/31", 4, "10.10.20.0/31 is no subnet for machines"),
-    ("subnet: 10.10.20.0/24", "subnet: 127.0.0.0/24", 4, "127.0.0.0/24 is no subnet for machines"),
-    ("subnet: 10.10.20.0/24", "subnet: 224.0.1.0/24", 4, "224.0.1.0/24 is no subnet for machines"),
+    *(("subnet: 10.10.20.0/24", f"subnet: {subnet}", 4, f"{subnet} is no subnet for machines: {why}. One such as")
+      for subnet, why in (
+          ("10.10.20.0/31", "its prefix has to be from /8 to /30"),
+          ("0.0.0.0/0", "its prefix has to be from /8 to /30"),
+          ("126.0.0.0/7", "its prefix has to be from /8 to /30"), ("0.0.0.0/8", "0.0.0.0/8 is 'this network'"),
+          ("0.10.0.0/16", "0.0.0.0/8 is 'this network'"), ("127.0.0.0/24", "127.0.0.0/8 is each machine itself"),
+          ("169.254.1.0/24", "169.254.0.0/16 is link-local"), ("169.0.0.0/8", "169.254.0.0/16 is link-local"),
+          ("224.0.1.0/24", "224.0.0.0/4 is multicast"), ("240.1.0.0/16", "240.0.0.0/4 is reserved"),
+          ("255.255.255.0/24", "240.0.0.0/4 is reserved"))),
     (
         "subnet: 10.10.20.0/24",
         "subnet: 10.10.20.0/24, host: 10.10.20.255",
@@ -128,13 +136,15 @@ SITE = [
         "out: { lan: 10.10.10.14, far: 10.10.20.14 }",
         "out: { far: 10.10.20.14 }",
         9,
-        "'out' is on no network with a 'host' address",
+        "'out' is on no network with a 'host' address, so the physical machine could not reach it; give 'far' a "
+        "'host', or put it on one that has it as well.",
     ),
     (
         "out: { lan: 10.10.10.14, far: 10.10.20.14 }",
         "out: {}",
         9,
-        "'out' is on no network with a 'host' address",
+        "'out' is on no network with a 'host' address, so the physical machine could not reach it; add one, or put it "
+        "on one that has it as well.",
     ),
     ("out: {", "RS1: {", 9, "'RS1' and 'rs1' are the same host name."),
     ("client:", "customer:", 5, "no node is called 'client' or marked 'client: true'"),
@@ -269,9 +279,56 @@ def test_a_name_that_would_need_quoting_is_refused(kind: str, name: str) -> None
     assert any("is no name" in problem.message for problem in problems(yaml.safe_dump(data, sort_keys=False)))
 
 
-@pytest.mark.parametrize("name", ["a", "A-1", "0", "1e3", "no", "x" * 32])
+@pytest.mark.parametrize("name", ["a", "A-1", "0-1", "1e3", "no", "x" * 32])
 def test_a_host_name_is_a_name(name: str) -> None:
     assert problems(BASE.replace("rs1", f"'{name}'")) == []
+
+
+@pytest.mark.parametrize("name", ["0", "007", "10", "0x1f", "0X"])
+def test_a_number_is_no_host_name(name: str) -> None:
+    """`ping 10` asks 0.0.0.10."""
+    assert told(BASE.replace("rs1", f"'{name}'")) == [
+        (7, f"'{name}' is a number, which programs take for an address; 'n{name}' is a name.")]
+
+
+def test_sections_that_are_too_long_are_told_before_anything_else() -> None:
+    """Looking for more in a thousand services took minutes."""
+    many = "".join(f"  s{number}: {{ type: nosuch }}\n" for number in range(65))
+    assert told(BASE + many) == [(11, "services: has more than 64 entries.")]
+    text = changed("nodes:\n", "nodes:\n" + "".join(f"  n{number}: {{}}\n" for number in range(64)))
+    assert told(text) == [(5, "nodes: has more than 64 entries.")]
+    text = changed("networks:\n", "networks:\n" + "".join(f"  n{number}: {{}}\n" for number in range(8)))
+    assert told(text) == [(2, "networks: has more than 8 entries.")]
+
+
+@pytest.mark.parametrize("mark", ["\u200e", "\u202e", "\u2066", "\u061c"])
+def test_a_title_has_nothing_that_turns_its_letters_around(mark: str) -> None:
+    assert told(changed("title: Test bed", f"title: Test {mark}bed")) == [
+        (1, "title: has to be one line of printable text.")]
+
+
+@pytest.mark.parametrize("title", ["集群", "מעבדה", "Größe 🙂"])
+def test_a_title_may_be_in_any_script(title: str) -> None:
+    assert told(changed("title: Test bed", f"title: {title}")) == []
+
+
+EVERYTHING = changed("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, memory: 512, cpus: 1, client: false }",
+                     BASE) + """\
+    check: { type: tcp, interval: 2, timeout: 3, retry: 3 }
+    persistence: { per: port, timeout: 300 }
+    snat: false
+"""
+
+
+@pytest.mark.parametrize("value", ["true", "'80'", "1.5", "1e1", "'on'"])
+@pytest.mark.parametrize("key", ["memory", "cpus", "client", "port", "rs2", "interval", "timeout", "retry", "snat"])
+def test_numbers_and_truth_values_are_written_as_such(key: str, value: str) -> None:
+    """Python takes true for 1, and text for what it says; an editor with the schema takes neither."""
+    text, count = re.subn(rf"\b{key}: [a-z0-9]+", f"{key}: {value}", EVERYTHING)
+    assert count
+    refused = key not in ("client", "snat") or value != "true"
+    assert any(f".{key}: input should be" in message for _, message in told(text)) == refused
+    assert bool(list(VALIDATOR.iter_errors(yaml.safe_load(text)))) == refused
 
 
 @pytest.mark.parametrize("text", ["", "[]", "text", "1", "- a\n- b\n"])

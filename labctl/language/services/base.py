@@ -63,8 +63,17 @@ class Frontend:
     """Addresses that have to be where this one is."""
 
 
+SSH_PORT = 22
+"""sshd's, on every node."""
+
+
 class Service(Model):
     """The base of all service types; a subclass is one entry under `services:`."""
+
+    @property
+    def vips(self) -> Sequence[IPv4Address]:
+        """The addresses that it has beside its nodes' own."""
+        return ()
 
     def findings(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Finding]:
         """What is wrong with this service in its site and beside the other services."""
@@ -76,6 +85,10 @@ class Service(Model):
 
     def ports_on(self, node: str) -> set[int]:  # noqa: ARG002
         """The TCP ports on which this service answers HTTP at the node's own addresses."""
+        return set()
+
+    def asks(self, name: str, services: Mapping[str, "Service"]) -> set[tuple[str, int]]:  # noqa: ARG002
+        """The nodes and ports that each of its nodes passes requests on to."""
         return set()
 
     def hosts(self) -> Sequence[str]:
@@ -98,13 +111,35 @@ def unknown_nodes(site: Site, names: Sequence[str], location: Location, in_list:
 
 
 def taken_ports(name: str, nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> Iterator[Finding]:
-    """A finding for each node on which another service has the port already."""
+    """A finding for each node on which sshd or another service has the port already."""
+    if port == SSH_PORT:
+        yield Finding(("port",), f"port {port} is sshd's on every node; choose another, such as 8080.")
     for position, node in enumerate(nodes):
         for other_name, other in services.items():
             if other_name == name:
                 break
             if port in other.ports_on(node):
                 yield Finding(("nodes", position), f"'{other_name}' serves port {port} on '{node}' already.")
+
+
+def ways_back(site: Site, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:
+    """Where other proxies are from which requests come back to one, over any number of others: nodes and ports.
+
+    Those that come later in the file are left out, so that the last of a loop reports it.
+    """
+    known = {}
+    for other_name, other in services.items():
+        known[other_name] = other
+        if other_name == name:
+            break
+    found: set[tuple[str, int]] = set()
+    more = {name}
+    while more:
+        for each in more:
+            proxy = known.pop(each)
+            found |= {(node, port) for node in site.nodes for port in proxy.ports_on(node)}
+        more = {each for each, other in known.items() if other.asks(each, services) & found}
+    return found - {(node, port) for node in site.nodes for port in services[name].ports_on(node)}
 
 
 def host_at(nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> str | None:

@@ -5,8 +5,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from labctl.base.types import Name
-from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
+from labctl.base.types import Name, Number, Port
+from labctl.language.services.base import (
+    Finding,
+    Placement,
+    Service,
+    host_at,
+    taken_ports,
+    unknown_nodes,
+    ways_back,
+)
 from labctl.language.site import MAX_NODES, Site
 
 CHECK_SECONDS, CHECK_FAILURES = 2, 3
@@ -18,10 +26,10 @@ class Haproxy(Service):
 
     type: Literal["haproxy"]
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
-    servers: dict[Name, Annotated[int, Field(ge=1, le=256)]] = Field(min_length=1, max_length=MAX_NODES)
+    servers: dict[Name, Annotated[Number, Field(ge=1, le=256)]] = Field(min_length=1, max_length=MAX_NODES)
     """Node to weight."""
-    port: int = Field(default=80, ge=1, le=65535)
-    server_port: int = Field(default=80, ge=1, le=65535)
+    port: Port = 80
+    server_port: Port = 80
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""
@@ -34,11 +42,19 @@ class Haproxy(Service):
             for position, node in enumerate(self.nodes):
                 if isinstance(other, Haproxy) and node in other.nodes:
                     yield Finding(("nodes", position), f"'{other_name}' is the HAProxy of '{node}' already.")
+        loops = ways_back(site, name, services)
         for server in self.servers:
             if server not in site.nodes:
                 continue
+            host = host_at([server], self.server_port, services)
             if server in self.nodes and self.server_port == self.port:
                 yield Finding(("servers", server), f"'{server}' would be a server of its own HAProxy.")
+            elif (server, self.server_port) in loops:
+                yield Finding(("servers", server), f"what is sent to '{server}' would come back to this HAProxy; leave "
+                                                   "one proxy out of the other's servers.")
+            elif host:
+                yield Finding(("servers", server), f"'{server}' answers to names such as '{host}' alone, and HAProxy "
+                                                   "asks for none, so it would never use it.")
             elif not any(self.server_port in service.ports_on(server) for service in services.values()):
                 message = f"nothing serves port {self.server_port} on '{server}'; a service such as httpd has to."
                 yield Finding(("servers", server), message, needs_all=True)
@@ -57,6 +73,10 @@ class Haproxy(Service):
             yield Placement(node, "haproxy/haproxy", {
                 "port": self.port, "server_port": self.server_port, "servers": servers,
                 "check_seconds": CHECK_SECONDS, "check_failures": CHECK_FAILURES})
+
+    def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:  # noqa: ARG002
+        """See the base class."""
+        return {(server, self.server_port) for server in self.servers}
 
     def ports_on(self, node: str) -> set[int]:
         """See the base class."""

@@ -1,11 +1,12 @@
 """A virtual address that one of two machines holds, by Linux-HA heartbeat 3. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Literal
 
 from pydantic import Field
 
-from labctl.base.types import Address, Name
+from labctl.base.types import Address, Flag, Name, Number, Port
 from labctl.language.services.base import (
     Failover,
     Finding,
@@ -44,11 +45,16 @@ class Heartbeat(Service):
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
     watch: Literal["http"] | None = None
     """A node whose own web server is silent hands over; without it only a silent machine is replaced."""
-    interval: int = Field(default=5, ge=1, le=300)
+    interval: Number = Field(default=5, ge=1, le=300)
     """Seconds between two questions of the watch."""
-    auto_failback: bool = True
+    auto_failback: Flag = True
     """The first node gets the VIP back when it returns."""
-    port: int = Field(default=80, ge=1, le=65535)
+    port: Port = 80
+
+    @property
+    def vips(self) -> Sequence[IPv4Address]:
+        """See the base class."""
+        return (self.vip,)
 
     @property
     def watch_seconds(self) -> float:
@@ -65,7 +71,7 @@ class Heartbeat(Service):
         for other_name, other in services.items():
             if other_name == name:
                 break
-            if any(frontend.address == self.vip for frontend in other.frontends(services)):
+            if self.vip in other.vips:
                 yield Finding(("vip",), f"{self.vip} is the VIP of '{other_name}' already.")
             if isinstance(other, Heartbeat):
                 for position, node in enumerate(self.nodes):

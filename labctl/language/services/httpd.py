@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from labctl.base.types import Name
+from labctl.base.types import Name, Port
 from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
 from labctl.language.site import MAX_NODES, Site
 
@@ -18,7 +18,7 @@ class Httpd(Service):
 
     type: Literal["httpd"]
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
-    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
+    port: Port = DEFAULT_PORT
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""

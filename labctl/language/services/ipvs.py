@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from labctl.base.types import Address, Model, Name
+from labctl.base.types import Address, Flag, Model, Name, Number, Port
 from labctl.language.services.base import (
+    SSH_PORT,
     Finding,
     Frontend,
     Placement,
@@ -25,8 +26,6 @@ DELAY_BEFORE_RETRY = 1
 """Seconds between a failed check and the next try (keepalived's own default for TCP)."""
 _FLAGS = {"dr": "-g", "nat": "-m", "tun": "-i"}
 _KINDS = {"dr": "DR", "nat": "NAT", "tun": "TUN"}
-
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Directors(Model):
@@ -58,11 +57,11 @@ class Check(Model):
     """How a director finds out that a real server is gone: it takes no connection, or its page is not 200."""
 
     type: Literal["tcp", "http"]
-    interval: int = Field(default=2, ge=1, le=300)
+    interval: Number = Field(default=2, ge=1, le=300)
     """Seconds between two checks."""
-    timeout: int = Field(default=3, ge=1, le=60)
+    timeout: Number = Field(default=3, ge=1, le=60)
     """Seconds to wait for a connection, and for an answer."""
-    retry: int = Field(default=3, ge=0, le=20)
+    retry: Number = Field(default=3, ge=0, le=20)
 
     @property
     def removal_seconds(self) -> float:
@@ -75,14 +74,14 @@ class Persistence(Model):
 
     per: Literal["client", "port", "mark"]
     """`client`: on every port of the VIP (PCC); `port`: on this port (PPC); `mark`: on what bears the mark (PFMC)."""
-    timeout: int = Field(default=300, ge=1, le=86400)
+    timeout: Number = Field(default=300, ge=1, le=86400)
     """Seconds; 300 is the kernel's own default."""
 
 
 class Mark(Model):
     """A firewall mark: all that bears it is one service to the balancer."""
 
-    number: int = Field(ge=1, le=2**31 - 1)
+    number: Number = Field(ge=1, le=2**31 - 1)
     vips: list[Address] = Field(default_factory=list, max_length=32)
     """Further addresses, beside the service's VIP."""
     ports: list[Port] = Field(default_factory=list, max_length=14)
@@ -98,13 +97,13 @@ class Ipvs(Service):
     forward: Literal["dr", "nat", "tun"]
     scheduler: Literal["rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "lblc", "lblcr"]
     directors: Directors
-    real_servers: dict[Name, Annotated[int, Field(ge=1, le=65535)]] = Field(min_length=1, max_length=MAX_NODES)
+    real_servers: dict[Name, Annotated[Number, Field(ge=1, le=65535)]] = Field(min_length=1, max_length=MAX_NODES)
     """Node to weight, in the order in which they are added."""
     real_port: Port | None = None
     """NAT only: where the real servers listen, if not at `port`."""
     gateway: Address | None = None
     """NAT behind keepalived: the real servers' gateway, which floats together with the VIP."""
-    snat: bool = False
+    snat: Flag = False
     """NAT only: connections that real servers open themselves leave with the director's address."""
     mark: Mark | None = None
     persistence: Persistence | None = None
@@ -113,8 +112,8 @@ class Ipvs(Service):
     vrrp: Options = Options()
 
     @property
-    def vips(self) -> list[IPv4Address]:
-        """All addresses of the service."""
+    def vips(self) -> Sequence[IPv4Address]:
+        """See the base class."""
         return list(dict.fromkeys([self.vip, *(self.mark.vips if self.mark else [])]))
 
     @property
@@ -183,6 +182,7 @@ class Ipvs(Service):
                 and self._table_port(self.port) == 0:
             yield Finding(("vip",), f"a service on every port of '{own[0]}' itself would take its SSH as well; "
                                     "a VIP of its own would not.")
+        yield from self._own_address_findings(site, own, services)
         yield from vip_findings(site, self.vip, own)
         for position, vip in enumerate(self.mark.vips if self.mark else []):
             at = ("mark", "vips", position)
@@ -205,12 +205,28 @@ class Ipvs(Service):
                     yield from self._path_findings(site, server, name, services)
         yield from self._director_findings(site)
 
+    def _own_address_findings(self, site: Site, directors: Sequence[str],
+                              services: Mapping[str, Service]) -> Iterator[Finding]:
+        """What the balancer takes from a director whose own address is a VIP."""
+        for node in directors:
+            own = next((vip for vip in self.vips if node in site.nodes
+                        and vip in site.nodes[node].addresses.values()), None)
+            if own and SSH_PORT in self.ports:
+                yield Finding(("port",), f"port {SSH_PORT} of {own} is how '{node}' itself is reached by SSH; balance "
+                                         "it at a VIP of its own.")
+            for name, service in services.items():
+                taken = service.ports_on(node) & set(self.ports)
+                if own and taken:
+                    yield Finding(("vip",), f"'{name}' serves port {min(taken)} on '{node}', whose own address {own} "
+                                            "is; the balancer would take all that is sent there. A VIP of its own "
+                                            "leaves both.")
+
     def _neighbour_findings(self, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         for other_name, other in services.items():
             if other_name == name:
                 break
+            shared = [vip for vip in self.vips if vip in other.vips]
             if isinstance(other, Ipvs):
-                shared = [vip for vip in self.vips if vip in other.vips]
                 if shared and other.directors != self.directors:
                     yield Finding(("vip",), f"{shared[0]} is the VIP of '{other_name}', which has other directors.")
                 elif shared and other.vrrp != self.vrrp:
@@ -222,8 +238,8 @@ class Ipvs(Service):
                                                 "directors.")
                 if self.mark and other.mark and self.mark.number == other.mark.number:
                     yield Finding(("mark", "number"), f"the mark {self.mark.number} is that of '{other_name}' already.")
-            elif (vip := getattr(other, "vip", None)) in self.vips:
-                yield Finding(("vip",), f"{vip} is the VIP of '{other_name}' already.")
+            elif shared:
+                yield Finding(("vip",), f"{shared[0]} is the VIP of '{other_name}' already.")
 
     def _option_findings(self) -> Iterator[Finding]:
         if self.real_port not in (None, self.port) and self.forward != "nat":

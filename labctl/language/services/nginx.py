@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from labctl.base.types import Name
+from labctl.base.types import Name, Port
 from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
 from labctl.language.site import MAX_NODES, Site
 
@@ -15,7 +15,7 @@ class Nginx(Service):
 
     type: Literal["nginx"]
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
-    port: int = Field(default=80, ge=1, le=65535)
+    port: Port = 80
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""

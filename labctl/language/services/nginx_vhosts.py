@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from labctl.base.types import Name
-from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
+from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes, ways_back
 from labctl.language.site import MAX_NODES, Site
 
 PORT = 80
@@ -30,6 +30,7 @@ class NginxVhosts(Service):
         """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         yield from taken_ports(name, self.nodes, PORT, services)
+        loops = ways_back(site, name, services)
         seen: dict[str, str] = {}
         for host, servers in self.vhosts.items():
             here = ("vhosts", host)
@@ -42,9 +43,16 @@ class NginxVhosts(Service):
             for position, server in enumerate(servers):
                 if server not in site.nodes:
                     continue
-                if _port(server, name, services) is None:
+                behind = _server(server, name, services)
+                if behind is None:
                     message = f"nothing serves HTTP on '{server}'; a service such as httpd has to."
                     yield Finding((*here, position), message, needs_all=True)
+                elif (server, behind[1]) in loops:
+                    yield Finding((*here, position), f"what is sent to '{server}' would come back to this proxy; leave "
+                                                     "one proxy out of the other's servers.")
+                elif (names := behind[0].hosts()) and host.lower() not in map(str.lower, names):
+                    yield Finding((*here, position), f"'{server}' answers to names such as '{names[0]}' alone, and "
+                                                     f"'{host}' is none of them.")
                 for proxy in self.nodes:
                     if proxy in site.nodes and not site.address_from(proxy, server):
                         message = f"'{proxy}' and '{server}' share no network, so the proxy could not reach it."
@@ -53,12 +61,17 @@ class NginxVhosts(Service):
     def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         """See the base class."""
         for node in self.nodes:
-            vhosts = [{"host": host, "servers": [f"{site.address_from(node, server)}:{_port(server, name, services)}"
-                                                 for server in servers]}
+            vhosts = [{"host": host, "servers": [f"{site.address_from(node, server)}:{behind[1]}" for server in servers
+                                                 if (behind := _server(server, name, services))]}
                       for host, servers in self.vhosts.items()]
             yield Placement(node, "nginx-vhosts/vhosts", {"port": PORT, "vhosts": vhosts, "fail_seconds": FAIL_SECONDS})
             yield Placement(node, "nginx-vhosts/default", {"port": PORT})
             yield Placement(node, "nginx/nginx")
+
+    def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:
+        """See the base class."""
+        return {(server, behind[1]) for servers in self.vhosts.values() for server in servers
+                if (behind := _server(server, name, services))}
 
     def ports_on(self, node: str) -> set[int]:
         """See the base class."""
@@ -69,7 +82,7 @@ class NginxVhosts(Service):
         return list(self.vhosts)
 
 
-def _port(server: str, name: str, services: Mapping[str, Service]) -> int | None:
-    """The port at which a service other than `name` answers HTTP on a node."""
-    return next((port for other_name, other in services.items() if other_name != name
+def _server(server: str, name: str, services: Mapping[str, Service]) -> tuple[Service, int] | None:
+    """The service other than `name` that answers HTTP on a node, and the port."""
+    return next(((other, port) for other_name, other in services.items() if other_name != name
                  for port in sorted(other.ports_on(server))), None)

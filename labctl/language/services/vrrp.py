@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from labctl.base.types import Address, Model, Name
+from labctl.base.types import Address, Flag, Model, Name, Port
 from labctl.language.services.base import (
     Failover,
     Finding,
@@ -33,9 +33,9 @@ _FIRST_INSIDE_ROUTER = 151
 class Options(Model):
     """How directors elect the one that holds the VIP."""
 
-    nopreempt: bool = False
+    nopreempt: Flag = False
     """Whoever holds the VIP keeps it, also when the first choice returns."""
-    unicast: bool = False
+    unicast: Flag = False
     """Advertisements go to the other directors' addresses, not to the group 224.0.0.18."""
 
 
@@ -95,9 +95,14 @@ class Vrrp(Service):
     vip: Address
     nodes: list[Name] = Field(min_length=2, max_length=len(PRIORITIES))
     """The first choice first."""
-    port: int = Field(default=80, ge=1, le=65535)
+    port: Port = 80
     """What clients use the address for, and what is watched."""
     vrrp: Options = Options()
+
+    @property
+    def vips(self) -> Sequence[IPv4Address]:
+        """See the base class."""
+        return (self.vip,)
 
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         """See the base class."""
@@ -114,7 +119,7 @@ class Vrrp(Service):
         for other_name, other in services.items():
             if other_name == name:
                 break
-            if self.vip in getattr(other, "vips", [getattr(other, "vip", None)]):
+            if self.vip in other.vips:
                 yield Finding(("vip",), f"{self.vip} is the VIP of '{other_name}' already.")
 
     def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
