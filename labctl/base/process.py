@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,13 @@ from typing import IO, NoReturn
 from labctl.base.errors import LabError
 
 log = logging.getLogger(__name__)
+
+Running = subprocess.Popen[bytes]
+
+# libvirtd, mke2fs and others are there, and an ordinary user's PATH has none of them. From here on all programs are
+# looked for in the same directories, also those that scripts start.
+_SYSTEM = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
+os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*os.get_exec_path(), *_SYSTEM]))
 
 
 class CommandError(LabError):
@@ -102,16 +110,43 @@ def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mappi
         raise
 
 
-def spawn(argv: Sequence[str | Path], output: Path) -> subprocess.Popen[bytes]:
-    """Start a program that outlives labctl, in a session of its own, with its output in a file."""
+def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None] | None = None) -> Running:
+    """Start a program that outlives labctl, in a session of its own, with its output in a file.
+
+    With `let_in` it is one that says a line at its standard input, a socket, and waits for one: meanwhile `let_in` is
+    called with its process id. If that raises, or labctl ends, the program does, too.
+    """
     words = [str(word) for word in argv]
     log.debug("%s &", shlex.join(words))
+    ours, theirs = socket.socketpair()
     try:
-        with output.open("ab") as file:
-            return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                                    start_new_session=True)
+        with output.open("ab") as file, ours:
+            with theirs:
+                process = subprocess.Popen(words, stdin=theirs.fileno() if let_in else subprocess.DEVNULL, stdout=file,
+                                           stderr=file, start_new_session=True)
+            if let_in and ours.recv(1):
+                try:
+                    let_in(process.pid)
+                    ours.sendall(b"\n")
+                except BaseException:
+                    process.kill()
+                    process.wait()
+                    raise
+            return process
     except FileNotFoundError:
         raise _missing(words[0]) from None
+
+
+def wait(running: Running, timeout: float | None) -> int:
+    """The status of a program that was spawned, once it has ended. Raises CommandError if it takes too long."""
+    try:
+        return running.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"The command did not end within {timeout} s.") from None
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
 
 
 def become(argv: Sequence[str | Path]) -> NoReturn:

@@ -92,7 +92,7 @@ def customise(guest: Guest, base: bases.Base, recipe: Path, environment: Mapping
     watch.must_have_begun()
     results = machine / "results"
     results.mkdir()
-    run([_tool("debugfs"), "-R", f"rdump /out {shlex.quote(str(results))}", machine / "work.img"], check=False)
+    run(["debugfs", "-R", f"rdump /out {shlex.quote(str(results))}", machine / "work.img"], check=False)
     out = results / "out"
     if not (out / "done").exists():
         raise RecipeError("The recipe failed.")
@@ -168,14 +168,14 @@ def _work_disk(recipe: Path, environment: Mapping[str, str], machine: Path) -> N
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     (content / "begin").write_text(_BEGIN.format(resolver=_RESOLVER, environment=settings, recipe=recipe.name))
     # ext2, since an old kernel has to read what a new mke2fs has made.
-    run([_tool("mke2fs"), "-q", "-t", "ext2", "-L", "labctl", "-i", "65536", "-d", content, machine / "work.img",
+    run(["mke2fs", "-q", "-t", "ext2", "-L", "labctl", "-i", "65536", "-d", content, machine / "work.img",
          f"{_WORK_GIB}G"])
 
 
 def _media(repository: Path, target: Path) -> None:
     """A file system with a package repository, as small as it may be."""
     size = sum(path.stat().st_size for path in repository.rglob("*"))
-    run([_tool("mke2fs"), "-q", "-t", "ext2", "-m", "0", "-L", "media", "-d", repository, target,
+    run(["mke2fs", "-q", "-t", "ext2", "-m", "0", "-L", "media", "-d", repository, target,
          f"{size * 12 // 10 // 1024 + 2048}k"])
 
 
@@ -217,8 +217,3 @@ def _serial(name: str, file: Path) -> list[str]:
 
 def _escaped(file: Path) -> str:
     return str(file).replace(",", ",,")
-
-
-def _tool(name: str) -> str:
-    """A program that may be where an ordinary user does not look."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or name

@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+from labctl.base import namespace
 from labctl.base.errors import LabError
 from labctl.base.process import run
 
@@ -50,6 +51,12 @@ def check(path: Path) -> None:
     if result.returncode not in _SOUND:
         raise LabError(f"'{path}' is truncated or damaged: 'qemu-img check' finds errors in it.",
                        hint="Get the file anew, and compare its size with that of the original.")
+
+
+def overlay(path: Path, below: str | Path) -> None:
+    """Make an empty image over another one, for a machine to write to. A relative name is one beside it."""
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path])
+    namespace.give_to_machines(path)
 
 
 def _kind(head: bytes) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl.base import config, paths
+from labctl.base import config, namespace, paths
 from labctl.base.errors import LabError
 from labctl.base.files import sha256
-from labctl.base.process import CommandError, run, run_script
+from labctl.base.process import CommandError, run_script
 from labctl.base.resources import IMAGES
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import Model
@@ -324,4 +324,5 @@ def _remove(directory: Path) -> None:
         return
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists() and os.getuid():
-        run(["unshare", "--map-root-user", "--map-auto", "rm", "-rf", directory], check=False)
+        with suppress(LabError):
+            namespace.run(["rm", "-rf", directory])

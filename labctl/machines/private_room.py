@@ -5,13 +5,14 @@ import shlex
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.base import paths
+from labctl.base import namespace, paths
 from labctl.base.errors import LabError
-from labctl.base.process import run, spawn
 from labctl.base.wait import Deadline, until
+from labctl.images import qcow2
 from labctl.images.store import Image
 from labctl.machines.host import Host
 from labctl.plan.domain import Disks
@@ -42,6 +43,8 @@ class PrivateRoom(Host):
         self._socket = self._sockets / "libvirt-sock"
         self._pid_file = self._directory / "room.pid"
         self._log = self._directory / "room.log"
+        if namespace.machine_user():
+            os.umask(0o022)  # The lab's directory is closed; what is in it, but the keys, its machines have to read.
 
     @property
     def uri(self) -> str:  # type: ignore[override]
@@ -59,21 +62,12 @@ class PrivateRoom(Host):
         self._socket.unlink(missing_ok=True)  # Of a room that was killed, it would look like the new one's.
         bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"
                    for network in plan.networks]
-        user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
-        process = spawn(["unshare", *user, "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child",
-                         "--propagation", "private", "sh", _INIT, self._directory / "room",
-                         paths.cache() / "libvirt", self._sockets, *bridges], self._log)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-
-        def remember_init() -> bool:
-            # Before it becomes the room, unshare has another child for a moment, which maps the subordinate ids.
-            pids = [pid for pid in children.read_text().split() if _program(int(pid)) == "sh"] \
-                if process.poll() is None else []
-            if pids:
-                self._pid_file.write_text(f"{pids[0]} {_start_time(int(pids[0]))}")
-            return bool(pids) or process.poll() is not None
-
-        until(remember_init, Deadline(_OPEN_SECONDS), interval=0.01)
+        process = namespace.spawn(
+            ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",
+             "sh", _INIT, self._directory / "room", paths.cache() / "libvirt", self._sockets,
+             str(namespace.machine_user()), str(namespace.kvm_group() or ""),
+             *(part for way in _ways(self._directory, self._sockets) for part in way), "--", *bridges],
+            self._log, lambda pid: _remember(pid, self._pid_file))
         until(lambda: self._socket.exists() or process.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
         if process.poll() is not None or not self._socket.exists():
             said = self._log.read_text(errors="replace").strip().splitlines()
@@ -82,21 +76,22 @@ class PrivateRoom(Host):
 
     def close(self) -> None:
         """Kill the room's process 1, and with it all that runs in the room; wait until it is gone."""
-        pid = self._init_pid()
+        pid = self._starter()
         if pid:
-            os.kill(pid, signal.SIGKILL)
+            # It ends when process 1 has, which ends after all others. Without one it does not have a room yet.
+            os.kill(next(iter(_children(pid)), pid), signal.SIGKILL)
             deadline = Deadline(_CLOSE_SECONDS)
-            while self._init_pid() and not deadline.expired:
+            while self._starter() and not deadline.expired:
                 _reap_children()
                 time.sleep(0.01)
-            if self._init_pid():
+            if self._starter():
                 raise LabError(f"The process {pid} of the lab's room does not end.", hint=f"'kill -9 {pid}' ends it.")
         _reap_children()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def is_open(self) -> bool:
-        """Whether process 1 runs; its start time tells it from a later process of the same number."""
-        return self._init_pid() is not None
+        """Whether what started it still runs; its start time tells it from a later process of the same number."""
+        return self._starter() is not None
 
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,  # noqa: ARG002
               base: Path | None = None) -> Disks:
@@ -108,8 +103,7 @@ class PrivateRoom(Host):
             file.parent.mkdir(exist_ok=True)
         if not overlay.exists():
             # By a name beside it, so that it is found wherever the two are kept.
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.name if base else image.disk,
-                 overlay])
+            qcow2.overlay(overlay, base.name if base else image.disk)
             seed_file.write_bytes(seed)
         return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console,
                      paths.serial(self._directory.name, node.interfaces[0].address))
@@ -118,7 +112,8 @@ class PrivateRoom(Host):
         """See the base class."""
         return self._directory / "consoles" / f"{node}.log"
 
-    def _init_pid(self) -> int | None:
+    def _starter(self) -> int | None:
+        """The process that waits for process 1 to end, and shares all namespaces but one with it."""
         try:
             pid, start = map(int, self._pid_file.read_text().split())
             return pid if _start_time(pid) == start else None
@@ -126,8 +121,7 @@ class PrivateRoom(Host):
             return None
 
     def _enter(self) -> list[str]:
-        user = [] if os.getuid() == 0 else ["-U", "--preserve-credentials"]
-        return ["nsenter", "-t", str(self._init_pid()), *user, "-n"]
+        return ["nsenter", "-t", str(self._starter()), "-U", "--preserve-credentials", "-n"]
 
 
 def make_sockets_directory(directory: Path) -> None:
@@ -156,12 +150,34 @@ def _start_time(pid: int) -> int:
     return int(fields[19])
 
 
-def _program(pid: int) -> str:
-    """What a process runs (proc(5): comm); empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def _remember(pid: int, file: Path) -> None:
+    file.write_text(f"{pid} {_start_time(pid)}")
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
+
+
+def _ways(lab: Path, sockets: Path) -> list[tuple[Path, Path]]:
+    """Directories that the machines' user may not enter, each with a path below that it, or libvirt, needs.
+
+    There are none where machines run as root of the room. What is labctl's own is opened to the machines' user instead.
+    """
+    if namespace.machine_user() == 0:
+        return []
+    data, cache, booted = paths.images().parent, paths.cache(), paths.cache() / "boot"
+    for directory in (data, paths.images(), cache, booted):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(directory.stat().st_mode | 0o001)
+    os.chown(lab, -1, namespace.machine_user())
+    lab.chmod(0o710)
+    found = set()
+    for path in (lab, sockets, data, cache, paths.images()):
+        for name in (path, path.resolve()):
+            found.update([(parent, name) for parent in name.parents if not parent.stat().st_mode & 0o001][-1:])
+    return sorted(found)
 
 
 def _reap_children() -> None:

@@ -1,21 +1,40 @@
 #!/bin/sh
 # The first process of a room: makes a place for libvirtd that nobody else shares, and reaps orphans in it.
 #
-#   room-init.sh ROOM CACHE SOCKETS [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
+#   room-init.sh ROOM CACHE SOCKETS MACHINES KVM [CLOSED PATH]... -- [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
 #
-# Runs as root of fresh network, mount and pid namespaces (and of a user namespace for an ordinary user).
+# Runs as root of fresh user, network, mount and pid namespaces. MACHINES is the user that QEMU runs as, and KVM a further
+# group of it, or nothing. CLOSED is a directory that this user may not enter, on the way to the lab's PATH.
 set -eu
-room=$1 cache=$2 sockets=$3
-shift 3
+umask 022
+room=$1 cache=$2 sockets=$3 machines=$4 kvm=$5
+shift 5
+new=$room/new
+mkdir -p "$new"
 
-# A directory of our own in place of DIR: what was there is still there, through links.
+# A directory with nothing but the lab's paths takes the place of one that the machines' user may not enter.
+closed=
+while [ "$1" != -- ]; do
+    if [ "$1" != "$closed" ]; then
+        if [ -n "$closed" ]; then mount -n --move "$new" "$closed"; fi
+        closed=$1
+        mount -t tmpfs -o mode=0755 labctl "$new"
+    fi
+    mkdir -p "$new/${2#"$1"/}"
+    mount --rbind "$2" "$new/${2#"$1"/}"
+    shift 2
+done
+if [ -n "$closed" ]; then mount -n --move "$new" "$closed"; fi
+shift
+
+# A directory of our own in place of DIR: what was there is still there, through links. It is made aside, since the room
+# itself may be below DIR.
 shadow() {
-    below=$room/shadow$1
-    mkdir -p "$below"
-    mount --rbind "$1" "$below"
-    mount -t tmpfs -o mode=0755 labctl "$1"
-    find "$below" -mindepth 1 -maxdepth 1 ! -name libvirt -exec ln -s -t "$1" {} +
-    mkdir "$1/libvirt"
+    mount -t tmpfs -o mode=0755 labctl "$new"
+    mkdir "$new/.outside" "$new/libvirt"
+    mount --rbind "$1" "$new/.outside"
+    mount -n --move "$new" "$1"
+    find "$1/.outside" -mindepth 1 -maxdepth 1 ! -name libvirt -exec ln -s -t "$1" {} +
 }
 for directory in /etc /run /var/lib /var/log /var/cache; do shadow "$directory"; done
 for directory in lib log; do
@@ -27,12 +46,11 @@ mount --bind "$cache" /var/cache/libvirt
 # libvirt reads the state of its bridges there; an old kernel may refuse a second mount, and it copes.
 mount -t sysfs sysfs /sys 2>/dev/null || true
 
-# Debian's libvirt looks this user up before it reads which one it is told to use.
-if ! getent passwd libvirt-qemu >/dev/null; then
-    rm /etc/passwd /etc/group
-    { cat "$room/shadow/etc/passwd" && echo 'libvirt-qemu:x:0:0::/:/bin/false'; } >/etc/passwd
-    { cat "$room/shadow/etc/group" && echo 'libvirt-qemu:x:0:'; } >/etc/group
-fi
+# Debian's libvirt looks its own user up before it reads which one it is told to use. It gives a machine the groups that
+# /etc/group has for its user, and no others of whoever started the room.
+rm /etc/passwd /etc/group
+{ cat /etc/.outside/passwd && echo 'libvirt-qemu:x:0:0::/:/bin/false'; } >/etc/passwd
+{ cat /etc/.outside/group && echo 'libvirt-qemu:x:0:' && if [ -n "$kvm" ]; then echo "labctl-kvm:x:$kvm:root"; fi; } >/etc/group
 
 cat >/etc/libvirt/libvirtd.conf <<CONF
 unix_sock_dir = "$sockets"
@@ -41,9 +59,9 @@ auth_unix_rw = "none"
 CONF
 # Without 'cpu-unavailable-features' libvirt asks each new machine for all features of its processor at once, and not in
 # 250 questions, which take a third of a second.
-cat >/etc/libvirt/qemu.conf <<'CONF'
-user = "root"
-group = "root"
+cat >/etc/libvirt/qemu.conf <<CONF
+user = "+$machines"
+group = "+$machines"
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"

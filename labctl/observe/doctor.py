@@ -127,7 +127,7 @@ def _ask(lab: Lab, asked: list[probe.Probe]) -> list[Finding]:
 
 def _programs() -> Iterator[Finding]:
     for program, (debian, fedora) in _PACKAGES.items():
-        path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        path = shutil.which(program)
         if program == accel.EMULATORS[0]:
             path = accel.emulator()
         if path:

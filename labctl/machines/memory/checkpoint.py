@@ -19,12 +19,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from labctl.base import files, paths
+from labctl.base import files, namespace, paths
 from labctl.base.each import of_each
 from labctl.base.errors import LabError
 from labctl.base.machine import free_disk
-from labctl.base.process import run
 from labctl.base.types import Model
+from labctl.images import qcow2
 from labctl.machines.memory.template import saved_as
 from labctl.plan.domain import Disks, moved
 from labctl.plan.plan import Plan, PlannedNode
@@ -225,6 +225,7 @@ def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> tuple[di
         gone = [node for node in plan.nodes if node.name not in there]
         for node in gone:
             (disks / f"{node.name}.qcow2").rename(disks / layers[node.name])
+            namespace.take_from_machines(disks / layers[node.name])
         of_each(gone, lambda node: _thaw(layers[node.name], node, work, lab, provider))
         still = time.monotonic() - held
         provider.resume()
@@ -237,17 +238,13 @@ def _thaw(layer: str, node: PlannedNode, home: Path, lab: Path, provider: "Provi
     """Start a node as it was saved, held still, on a new overlay over its topmost layer."""
     overlay, seed = lab / "disks" / f"{node.name}.qcow2", lab / "seeds" / f"{node.name}.iso"
     overlay.unlink(missing_ok=True)
-    _overlay(overlay, layer)
+    qcow2.overlay(overlay, layer)
     memory = _memory(home, node)
     now = Disks(overlay, seed, console=lab / "consoles" / f"{node.name}.log",
                 serial=paths.serial(lab.name, node.interfaces[0].address))
     xml = moved(provider.saved_xml(memory), provider.instance, node.name, now)
     with saved_as(xml, memory) as file:
         provider.restore(file, paused=True)
-
-
-def _overlay(path: Path, below: str) -> None:
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path])
 
 
 def _memory(home: Path, node: PlannedNode) -> Path:

@@ -22,11 +22,11 @@ from uuid import UUID
 
 from filelock import FileLock, Timeout
 
-from labctl.base import files, paths
+from labctl.base import files, namespace, paths
 from labctl.base.errors import LabError
-from labctl.base.process import run
 from labctl.base.progress import Progress
 from labctl.base.wait import Deadline, until
+from labctl.images import qcow2
 from labctl.images.store import Image
 from labctl.plan.domain import Accel, Disks, domain_xml, split, waiting
 from labctl.plan.plan import Plan, PlannedNode
@@ -107,11 +107,13 @@ def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=home.parent))
     disks = Disks(work / "disk.qcow2", work / "none", image.kernel, image.initrd, image.media, work / "console")
     try:
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disks.overlay])
+        work.chmod(0o711)
+        qcow2.overlay(disks.overlay, image.disk)
         try:
             provider.create_domain(_generic_xml(plan, provider.instance, node, disks, accel, image))
             _wait_for(_WAITS, _GENERIC, provider, work / "console", _MAKE_SECONDS * patience)
             provider.save(_GENERIC, work / "memory")
+            namespace.take_from_machines(disks.overlay)
         finally:
             provider.destroy(_GENERIC)
         work.rename(home)

@@ -1,0 +1,174 @@
+"""User namespaces: programs that are root in there, of users and groups that mean nothing outside."""
+
+import os
+import pwd
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from labctl.base import process
+from labctl.base.errors import LabError
+from labctl.base.process import CommandError, Running
+
+_START = Path(__file__).with_name("user-namespace.sh")
+_STRANGERS = (0x7000_0000, 65_533)
+"""Users that own nothing, for the machines of root's labs: the first one in this user namespace is taken. The first
+is in a range that no distribution gives to anybody (systemd's page 'Users, Groups, UIDs and GIDs'); in a container,
+which often has 65,536 ids, there is the second one."""
+_SUBORDINATE_END = 600_100_000
+"""Up to there useradd gives ids away (login.defs(5): SUB_UID_MAX)."""
+_KVM = Path("/dev/kvm")
+
+
+class Range(NamedTuple):
+    """Ids that follow each other: the first number in the namespace and outside, and how many there are."""
+
+    inside: int
+    outside: int
+    length: int
+
+
+class Ids(NamedTuple):
+    """The users and groups of a namespace."""
+
+    users: list[Range]
+    groups: list[Range]
+
+
+def ids() -> Ids:
+    """The ids of a namespace that we make: its root is us.
+
+    An ordinary user's also has his subordinate ids; root's has the user that machines run as.
+    Raises LabError if there are none.
+    """
+    if os.getuid() == 0:
+        stranger = Range(machine_user(), machine_user(), 1)
+        return Ids([Range(0, 0, 1), stranger], [Range(0, os.getgid(), 1), stranger])
+    return Ids(*([Range(0, own, 1), *subordinate(file)]
+                 for own, file in ((os.getuid(), "/etc/subuid"), (os.getgid(), "/etc/subgid"))))
+
+
+def subordinate(file: str) -> list[Range]:
+    """The ranges that a file such as /etc/subuid has for this user, one after the other from 1 on inside.
+
+    Raises LabError if it has none.
+    """
+    found: list[Range] = []
+    for user, first, count in _entries(file):
+        if user in (user_name(), str(os.getuid())):
+            found.append(Range(1 + sum(each.length for each in found), first, count))
+    if not found:
+        raise LabError(f"The file '{file}' has no subordinate ids for '{user_name()}'.", hint=more_ids(file))
+    return found
+
+
+def more_ids(file: str) -> str:
+    """The command that gives this user ids that nobody else has."""
+    first = max([100_000, *(start + count for _, start, count in _entries(file) if start < _SUBORDINATE_END)])
+    option = "--add-subuids" if file.endswith("uid") else "--add-subgids"
+    return f"sudo usermod {option} {first}-{first + 65_535} {user_name()}"
+
+
+def machine_user() -> int:
+    """The user that machines run as, by the number that it has inside. For root it has the same number outside."""
+    if os.getuid():
+        return 0
+    for stranger in _STRANGERS:
+        if all(_has(Path(f"/proc/self/{kind}_map"), stranger) for kind in ("uid", "gid")):
+            return stranger
+    raise LabError("In this container root has no ids for a lab's machines to run as.",
+                   hint=f"It has to have the user and the group {_STRANGERS[1]}.")
+
+
+def kvm_group() -> int | None:
+    """The group of /dev/kvm by its number inside, where that is a subordinate one of an ordinary user's.
+
+    Other groups that a user has get lost when libvirt starts a machine. Root's machines see a /dev/kvm that is theirs.
+    """
+    if os.getuid() == 0 or not _KVM.exists():
+        return None
+    wanted = _KVM.stat().st_gid
+    return next((inside + wanted - outside for inside, outside, count in subordinate("/etc/subgid")
+                 if outside <= wanted < outside + count), None)
+
+
+def as_machine(argv: Sequence[str | Path]) -> list[str | Path]:
+    """The command line by which a program in a namespace of ours has a machine's rights."""
+    user, kvm = str(machine_user()), kvm_group()
+    return ["setpriv", "--reuid", user, "--regid", user, "--groups", f"{user},{kvm}" if kvm else user, *argv]
+
+
+def give_to_machines(path: Path) -> None:
+    """Let a machine write to a file of ours."""
+    if os.getuid() == 0:
+        os.chown(path, machine_user(), machine_user())
+
+
+def take_from_machines(path: Path) -> None:
+    """Let no machine write to a file any more, since others are going to read it."""
+    if os.getuid() == 0:
+        os.chown(path, 0, os.getgid())
+        path.chmod(0o444)
+
+
+def spawn(argv: Sequence[str | Path], output: Path, known: Callable[[int], None] = lambda _: None) -> Running:
+    """Start a program that outlives labctl as root of a namespace, with its output in a file.
+
+    `known` is called with its process id while it is held at its start. Raises LabError if there are no ids for it.
+    """
+    wanted = ids()
+
+    def let_in(pid: int) -> None:
+        known(pid)
+        _give(pid, wanted)
+
+    outside = machine_user() if os.getuid() == 0 else 0
+    return process.spawn([_START, str(outside), *argv], output, let_in)
+
+
+def run(argv: Sequence[str | Path], timeout: float | None = None) -> str:
+    """Run a program as root of a namespace and return what it printed.
+
+    `timeout` is in seconds. Raises CommandError if it fails or is too slow, and LabError if there is no namespace.
+    """
+    with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
+        output = Path(directory) / "output"
+        running = spawn(argv, output)
+        status = process.wait(running, timeout)
+        said = output.read_text(errors="replace")
+        if status:
+            raise CommandError(said.strip().splitlines()[-1] if said.strip() else f"It ended with status {status}.")
+        return said
+
+
+def user_name() -> str:
+    """Who we are; a number where nobody has given us a name."""
+    with suppress(KeyError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    return str(os.getuid())
+
+
+def _give(pid: int, wanted: Ids) -> None:
+    for kind, ranges in (("gid", wanted.groups), ("uid", wanted.users)):
+        if os.getuid() == 0:
+            Path(f"/proc/{pid}/{kind}_map").write_text("".join(f"{' '.join(map(str, each))}\n" for each in ranges))
+        else:
+            process.run([f"new{kind}map", str(pid), *(str(number) for each in ranges for number in each)])
+
+
+def _entries(file: str) -> list[tuple[str, int, int]]:
+    """The lines of a file such as /etc/subuid (subuid(5)) that make sense."""
+    entries = []
+    with suppress(OSError):
+        for line in Path(file).read_text(errors="replace").splitlines():
+            with suppress(ValueError):
+                user, first, count = line.split(":")
+                entries.append((user, int(first), int(count)))
+    return entries
+
+
+def _has(id_map: Path, number: int) -> bool:
+    rows = [list(map(int, line.split())) for line in id_map.read_text().splitlines()]
+    return any(inside <= number < inside + count for inside, _, count in rows)
