@@ -1,20 +1,24 @@
 """Real labs, started by the command that users type; what the suites that use machines share."""
 
+import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
+import forked
 import pytest
-from filelock import FileLock
 
 from labctl.base import paths
+from labctl.base.wait import Deadline, until
 from labctl.images import accel
 
 GUEST = "debian-12"
@@ -50,15 +54,47 @@ class Result:
     err: str
 
 
+Use = Literal["start", "measure"]
+"""What a command needs the processors for: to start all of a lab, or to measure how long something takes."""
+
+
+@contextmanager
+def processors(use: Use) -> Iterator[None]:
+    """Wait until nobody uses the processors who would be in the way, of all tests that this user runs.
+
+    Two labs that start at once take longer than one after the other, and who measures has to share the processors with
+    no start. Several can measure at once: most of that is waiting. One or two machines that start are in nobody's way.
+    """
+    with (_home() / "processors").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if use == "start" else fcntl.LOCK_SH)
+        yield
+
+
+def sweep() -> None:
+    """Take down the labs of tests that were killed, or interrupted before they could do it themselves."""
+    for path in _home().glob("*.json"):
+        if not path.exists():  # pytest keeps the directories of a few runs only.
+            path.unlink()
+            continue
+        with path.open() as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Labctl(json.load(file), file).dispose()
+
+
+def _home() -> Path:
+    """Where all tests of this user's meet."""
+    home = paths.cache() / "tests"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
 @dataclass
 class Labctl:
     """The labctl command, with directories of its own beside the user's image store."""
 
     environment: dict[str, str]
-    directories: dict[str, Path] = field(default_factory=dict)
-    processor: FileLock = field(default_factory=lambda: FileLock(tempfile.gettempdir() + "/labctl-tests.lock"))
-    """Tests run two at a time. Whoever holds it starts all of a lab, or measures how long something takes; one or two
-    machines that start beside it leave a processor to those that are busy."""
+    known: IO[str]
+    """A file that says what the environment is, locked while the tests' process lives: see `sweep`."""
 
     @classmethod
     def new(cls, directories: pytest.TempPathFactory) -> "Labctl":
@@ -69,40 +105,62 @@ class Labctl:
         # What is saved of labs is its own; the templates that nodes start from are the user's, made once.
         cache = directories.mktemp("cache")
         (cache / "labctl").mkdir()
-        paths.cache().mkdir(parents=True, exist_ok=True)
         for shared in ("boot", "libvirt"):
-            (paths.cache() / shared).mkdir(exist_ok=True)
+            (paths.cache() / shared).mkdir(parents=True, exist_ok=True)
             (cache / "labctl" / shared).symlink_to(paths.cache() / shared)
-        return cls({"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "XDG_CACHE_HOME": str(cache),
-                    "LABCTL_GUEST": GUEST, "LABCTL_ONCE": "1"}, {"state": base, "runtime": runtime})
+        environment = {"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "XDG_CACHE_HOME": str(cache),
+                       "LABCTL_GUEST": GUEST, "LABCTL_ONCE": "1"}
+        known = (base / "environment").open("w")
+        fcntl.flock(known, fcntl.LOCK_EX)
+        json.dump(environment, known)
+        known.flush()
+        (_home() / f"{runtime.name}.json").symlink_to(known.name)
+        return cls(environment, known)
+
+    @property
+    def directories(self) -> dict[str, Path]:
+        """Where its labs are."""
+        return {"state": Path(self.environment["XDG_STATE_HOME"]), "runtime": Path(self.environment["XDG_RUNTIME_DIR"])}
 
     def dispose(self) -> None:
         """Take down the labs that are left."""
-        self("down", "--all", code=None)
-        shutil.rmtree(self.directories["runtime"])
+        # Another command may be about to take one down, because it was interrupted.
+        until(lambda: self("down", "--all", code=None).code == 0, Deadline(30 * PATIENCE))
+        runtime = self.directories["runtime"]
+        shutil.rmtree(runtime, ignore_errors=True)
+        (_home() / f"{runtime.name}.json").unlink()
+        self.known.close()
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start it; the caller ends it."""
-        return subprocess.Popen(self.command(*arguments), text=True, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env={**os.environ, **self.environment, **environment})
+        return self._popen(self.command(*arguments), environment)
 
     def command(self, *arguments: str) -> list[str]:
         """Its command line."""
         return [sys.executable, "-m", "labctl", *arguments]
 
-    def __call__(self, *arguments: str, code: int | None = 0, timeout: float = 60 * PATIENCE, alone: bool = False,
+    def __call__(self, *arguments: str, code: int | None = 0, timeout: float = 60 * PATIENCE, use: Use | None = None,
                  **environment: str) -> Result:
-        """Run it to its end, which has to have the exit code `code` (any, with None); `alone`: see `processor`."""
-        with self.processor if alone else nullcontext():
-            process = self.start(*arguments, **environment)
-            try:
-                out, err = process.communicate(timeout=timeout)
-            finally:
-                process.kill()
-        if code is not None:
-            assert process.returncode == code, f"labctl {' '.join(arguments)}: {process.returncode}\n{out}\n{err}"
-        return Result(process.returncode, out, err)
+        """Run it to its end, which has to have the exit code `code` (any, with None); `use`: see `processors`."""
+        mine = {**self.environment, **environment}
+        with processors(use) if use else nullcontext():
+            if "PYTHONPATH" in mine:  # Another labctl than the one that is loaded.
+                return self.run(self.command(*arguments), code=code, timeout=timeout, **environment)
+            return _result(["labctl", *arguments], code, *forked.run(arguments, {**os.environ, **mine}, timeout))
+
+    def run(self, command: list[str], *, code: int | None = 0, timeout: float = 60 * PATIENCE,
+            **environment: str) -> Result:
+        """Run another program with its directories."""
+        process = self._popen(command, environment)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return _result(command, code, process.returncode, out, err)
+
+    def _popen(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env={**os.environ, **self.environment, **environment})
 
     def json(self, *arguments: str) -> Any:
         """What it prints as JSON."""
@@ -123,3 +181,9 @@ class Labctl:
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
                   if any(str(path) in line for path in self.directories.values())]
         return files + processes + mounts
+
+
+def _result(command: list[str], wanted: int | None, code: int, out: str, err: str) -> Result:
+    if wanted is not None:
+        assert code == wanted, f"{shlex.join(command)}: {code}\n{out}\n{err}"
+    return Result(code, out, err)

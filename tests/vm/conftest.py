@@ -3,13 +3,14 @@
 import re
 import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from machines import GUEST, PATIENCE, SOLO, TINY, Labctl
+from machines import GUEST, PATIENCE, SOLO, TINY, Labctl, sweep
 from xdist.scheduler import LoadScopeScheduling
 
 from labctl.images import store
@@ -30,6 +31,8 @@ RESET = [*SHARED, "nginx-heartbeat"]
 USERS_OF_SHARED = ("test_lifecycle", "test_reset", "test_one_node_is_reset")
 OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies").glob("*.yaml"))}
 """Topologies that are in no shipped file."""
+LONGEST = ["nginx-heartbeat", "two-vips", "haproxy-keepalived", "lvs-nat-keepalived"]
+"""Of the others, the labs whose tests take longest."""
 LABS = [*SHARED, *(name for name in catalog.names() if name not in SHARED), *OWN]
 
 
@@ -85,7 +88,7 @@ def labs(make_labctl: Callable[[], Labctl]) -> Labctl:
 def shared(labs: Labctl) -> Labctl:
     """The same with the shared labs up."""
     for name in SHARED:
-        labs("up", name, timeout=120 * PATIENCE, alone=True, LABCTL_ONCE="0")
+        labs("up", name, timeout=120 * PATIENCE, use="start", LABCTL_ONCE="0")
     return labs
 
 
@@ -102,10 +105,23 @@ def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
     for row in labs.json("list"):  # The shared ones come first, and machines cost something also when they are idle.
         labs("down", row["lab"])
     once = str(int(name not in RESET))
-    labs("up", str(OWN.get(name, name)), timeout=180 * PATIENCE, alone=True, LABCTL_ONCE=once)
+    labs("up", str(OWN.get(name, name)), timeout=180 * PATIENCE, use="start", LABCTL_ONCE=once)
     yield name
     labs("down", name)
     assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take down what an earlier run has left, if it was killed."""
+    if not hasattr(session.config, "workerinput"):
+        sweep()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take down what a worker has left; after Ctrl-C it has not the time to do so."""
+    if not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 def _lab_of(nodeid: str) -> str | None:
@@ -124,20 +140,37 @@ class _ByLab(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Who runs what."""
+    config.option.loadscopereorder = False
     return _ByLab(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of one lab together, so that each is brought up once; first those that share labs."""
-    order = [*LABS, None]
-    within = ["test_lifecycle", "test_checkpoints", "test_checks_bite", "test_undone", "test_a_rebooted", "test_every"]
+    """All tests of one lab together, so that each is brought up once; what takes longest comes first."""
+    labs = sorted(LABS, key=lambda lab: (*SHARED, *LONGEST, lab).index(lab))
+    within = ["test_lifecycle", "test_checkpoints", "test_checks_bite", "test_undone", "test_rebooted", "test_every"]
+    alone = ["test_builder", "test_checkpoints", "test_install", "test_rootless", "test_doctor", "test_host"]
 
     def place(item: pytest.Item) -> tuple[int, int]:
-        return (order.index(_lab_of(item.nodeid)),
-                next((position for position, name in enumerate(within) if name in item.nodeid), 0))
+        lab = _lab_of(item.nodeid)
+        names, otherwise = (within, 0) if lab else (alone, len(alone))
+        return ([*labs, None].index(lab),
+                next((position for position, name in enumerate(names) if name in item.nodeid), otherwise))
 
     items.sort(key=place)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how long each file's tests took; with several workers their sum is longer than the run."""
+    seconds: dict[str, float] = defaultdict(float)
+    tests: dict[str, int] = defaultdict(int)
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        if isinstance(report, pytest.TestReport):
+            file = Path(report.location[0]).name
+            seconds[file] += report.duration
+            tests[file] += report.when == "call"
+    for file, long in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{long / 60:6.1f} min of a worker: {tests[file]:3} in {file}")
 
 
 def planned(lab: str) -> Plan:

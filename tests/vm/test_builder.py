@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import yaml
 from machines import GUEST, PATIENCE, ROOT, Labctl
 
+from labctl.base.wait import Deadline, until
 from labctl.images import store
 from labctl.plan import guests
 
@@ -133,22 +133,10 @@ def test_an_image_is_made_of_a_distributors(distributor: Distributor, tmp_path: 
 
     # Interrupted while the machine runs: nothing is left of it.
     with labctl.start("image", "build", NAME) as build:
-        deadline = time.monotonic() + 20 * PATIENCE
-        while not any("overlay.qcow2" in command for command in distributor.processes()):
-            assert time.monotonic() < deadline and build.poll() is None
-            time.sleep(0.1)
+        assert until(lambda: any("overlay.qcow2" in command for command in distributor.processes()),
+                     Deadline(20 * PATIENCE), 0.1)
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == 130
-    assert (distributor.stored(), distributor.processes()) == ([], [])
-
-    # A recipe that fails: it is said where and why, and what it said is kept.
-    nowhere = f"http://10.0.2.2:{distributor.port}/nowhere"
-    failed = labctl("image", "build", NAME, "--mirror", nowhere, code=2, timeout=120 * PATIENCE)
-    assert (f"The image of '{NAME}' could not be built at the step 'Install from the mirror': the mirror '{nowhere}' "
-            "could not be reached.") in failed.err
-    log = Path(labctl.environment["XDG_CACHE_HOME"]) / f"labctl/build-{NAME}.log"
-    assert str(log) in failed.err
-    assert "404  File not found" in log.read_text()
     assert (distributor.stored(), distributor.processes()) == ([], [])
 
     built = labctl("image", "build", NAME, timeout=120 * PATIENCE)
@@ -166,3 +154,18 @@ def test_an_image_is_made_of_a_distributors(distributor: Distributor, tmp_path: 
     assert labctl("exec", "client", "sh", "-c", "cd /etc/ssh && echo ssh_host_*").out == (
         "ssh_host_ed25519_key ssh_host_ed25519_key.pub\n")
     labctl("down")
+
+
+@pytest.mark.vm
+@pytest.mark.thorough
+def test_a_recipe_that_fails_says_where_and_why(distributor: Distributor) -> None:
+    labctl = distributor.labctl
+    labctl("image", "pull", NAME)
+    nowhere = f"http://10.0.2.2:{distributor.port}/nowhere"
+    failed = labctl("image", "build", NAME, "--mirror", nowhere, code=2, timeout=120 * PATIENCE)
+    assert (f"The image of '{NAME}' could not be built at the step 'Install from the mirror': the mirror '{nowhere}' "
+            "could not be reached.") in failed.err
+    log = Path(labctl.environment["XDG_CACHE_HOME"]) / f"labctl/build-{NAME}.log"
+    assert str(log) in failed.err
+    assert "404  File not found" in log.read_text()
+    assert (distributor.stored(), distributor.processes()) == ([], [])

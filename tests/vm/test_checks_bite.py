@@ -91,10 +91,11 @@ SABOTAGE = {
 def test_sabotage_is_noticed(lab: str, sabotage: Sabotage, labs: Labctl, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     node = f"{lab}/{sabotage.node}"
-    alone = sabotage.check in ("crash", "partition", "program_dies", "advertisements")
+    measures = sabotage.check in ("crash", "partition", "program_dies", "advertisements")
     try:
         labs("exec", node, "sh", "-c", sabotage.do)
-        labs("test", lab, "-k", sabotage.check, "--junit", str(report), code=1, alone=alone)
+        labs("test", lab, "-k", sabotage.check, "--junit", str(report), code=1,
+             use="measure" if measures else None)
     finally:
         if sabotage.mend:
             labs("exec", node, "sh", "-c", sabotage.mend)

@@ -16,6 +16,7 @@ _WITH_OTHER_GUESTS = "import sys, pathlib, labctl.plan.guests as g; g.GUESTS = p
 
 
 @pytest.mark.vm
+@pytest.mark.thorough
 def test_all_holds_for_our_image(labctl: Labctl) -> None:
     result = labctl("doctor", "--guest", GUEST, timeout=120 * PATIENCE)
     assert "✗" not in result.out
@@ -26,7 +27,7 @@ def test_all_holds_for_our_image(labctl: Labctl) -> None:
 
 @pytest.mark.vm
 def test_what_does_not_hold_is_found(labctl: Labctl, tmp_path: Path) -> None:
-    """The image is debian-12's; what is said of it is wrong in several ways."""
+    """The image is debian-12's; what is said of it is wrong in several ways, and nothing else is found."""
     text = (guests.GUESTS / f"{GUEST}.yaml").read_text()
     for right, wrong in (("docroot: /var/www/html", "docroot: /srv/www"), ("ntp_unit: ntpsec", "ntp_unit: ntpd"),
                          ("keepalived: 2.2.7", "keepalived: 1.3.5"), ("http_retry: retry", "http_retry: try_again"),

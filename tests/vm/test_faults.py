@@ -4,11 +4,12 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from machines import PATIENCE, Labctl
+
+from labctl.base.wait import Deadline, until
 
 # A program that fails, for each stage that starts one.
 STAGES = {
@@ -48,7 +49,8 @@ def test_ctrl_c(moment: str, labctl: Labctl, solo: str) -> None:
     process = labctl.start("up", solo, "--accel", "tcg")
     assert process.stderr is not None
     if moment == "at once":
-        time.sleep(1)
+        labs = labctl.directories["state"] / "labctl/labs"
+        assert until(lambda: labs.exists() and any(labs.iterdir()), Deadline(PATIENCE + 10), 0.01)
     else:
         for line in process.stderr:
             if moment in line:
@@ -81,8 +83,7 @@ def test_the_room_dies(labctl: Labctl, solo: str) -> None:
     labctl("up", solo)
     pid = int((labctl.directories["state"] / "labctl/labs/solo/room.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
-    time.sleep(1)
-    assert labctl.json("status")["state"] == "gone"
+    assert until(lambda: labctl.json("status")["state"] == "gone", Deadline(PATIENCE + 10))
     assert "is gone" in labctl("test", code=2).err
     labctl("down")
     assert labctl.leftovers() == []
@@ -125,11 +126,9 @@ def test_image_build_is_interrupted(labctl: Labctl, tmp_path: Path) -> None:
     data = tmp_path / "data"
     process = labctl.start("image", "build", "debian-12", XDG_DATA_HOME=str(data), XDG_CACHE_HOME=str(data))
     log = data / "labctl/build-debian-12.log"
-    deadline = time.monotonic() + 120
-    while not log.exists() or "downloading" not in log.read_text():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert until(lambda: process.poll() is not None or (log.exists() and "downloading" in log.read_text()),
+                 Deadline(120), 0.2)
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
