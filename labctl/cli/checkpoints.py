@@ -58,20 +58,26 @@ def checkpoint_restore(
 
 @checkpoint_app.command("list")
 def checkpoint_list(lab_name: LabOption = None, output: OutputOption = Output.table) -> None:
-    """List checkpoints: those of one lab, or all."""
-    found = rewind.checkpoints(lab_name)
+    """List checkpoints, yours and those that 'up' has made ('configured'), with the disk space they take."""
     rows: list[dict[str, Any]] = [
-        {"lab": each.plan.lab, "checkpoint": home.name, "made": each.made.isoformat(timespec="minutes"),
-         "size": checkpoint.size(home), "state": "broken" if each.trouble else "serves",
-         "note": each.note} for home, each in found.items()]
+        {"lab": each.lab, "checkpoint": each.name,
+         "made": each.saved.made.isoformat(timespec="minutes") if each.saved else None,
+         "size": checkpoint.size(each.home), "state": _state(each.saved),
+         "note": each.saved.note if each.saved else ""} for each in rewind.checkpoints(lab_name)]
     if output is not Output.table:
         print_data(rows, output)
     elif rows:
         display.table(out, ["LAB", "CHECKPOINT", "MADE", "SIZE", "STATE", "NOTE"], [
-            [row["lab"], row["checkpoint"], row["made"], display.size(row["size"]), row["state"], row["note"]]
+            [row["lab"], row["checkpoint"], row["made"] or "", display.size(row["size"]), row["state"], row["note"]]
             for row in rows])
     else:
         err.print("There are no checkpoints. 'labctl checkpoint save NAME' makes one of a running lab.")
+
+
+def _state(saved: checkpoint.Checkpoint | None) -> str:
+    if saved is None:
+        return "unreadable"
+    return "broken" if saved.trouble else "serves"
 
 
 @checkpoint_app.command("rm")

@@ -63,7 +63,7 @@ def node_names() -> list[str]:
 
 def checkpoint_names() -> list[str]:
     """For completion."""
-    return [home.name for home in rewind.checkpoints()]
+    return sorted({kept.name for kept in rewind.checkpoints()})
 
 
 TopologyArgument = Annotated[str, typer.Argument(

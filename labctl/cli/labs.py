@@ -160,7 +160,7 @@ def _step_states(node: plan.PlannedNode, applied: set[str] | None) -> list[dict[
 def _state(found: lab.Lab) -> str:
     if not found.host.is_open():
         return "gone"
-    return "up" if found.record.ready else "not ready"
+    return "up" if found.record.ready and not found.held else "not ready"
 
 
 def _target(found: lab.Lab, node: str) -> str:

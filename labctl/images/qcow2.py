@@ -43,6 +43,28 @@ def judge(head: bytes, what: str) -> None:
                        hint="'qemu-img convert -O qcow2' makes one file of both.")
 
 
+def virtual_size(path: Path) -> int:
+    """Bytes of the disk that a qcow2 image is, as far as its guest sees."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(32)[24:32], "big")
+
+
+def backing_file(path: Path) -> str:
+    """The file that has what a qcow2 image does not have, as the image names it; empty if there is none.
+
+    Raises LabError for what is no qcow2 image, or has a part of its data in yet another file.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith(_MAGIC) or len(head) < _INCOMPATIBLE_FEATURES + 8:
+        raise LabError(f"'{path}' is {_kind(head)}, not a qcow2 image.")
+    version, offset, length = struct.unpack_from(">IQI", head, 4)
+    features, = struct.unpack_from(">Q", head, _INCOMPATIBLE_FEATURES)
+    if version not in _VERSIONS or (version > 2 and features & _EXTERNAL_DATA) or offset + length > len(head):
+        raise LabError(f"'{path}' is no disk of a node.")
+    return head[offset:offset + length].decode(errors="replace") if offset else ""
+
+
 def check(path: Path) -> None:
     """Raise LabError if a file is not a qcow2 image, or is truncated or damaged as far as its own tables tell."""
     with path.open("rb") as file:
@@ -53,9 +75,13 @@ def check(path: Path) -> None:
                        hint="Get the file anew, and compare its size with that of the original.")
 
 
-def overlay(path: Path, below: str | Path) -> None:
-    """Make an empty image over another one, for a machine to write to. A relative name is one beside it."""
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path])
+def overlay(path: Path, below: str | Path, size: int | None = None) -> None:
+    """Make an empty image over another one, for a machine to write to. A relative name is one beside it.
+
+    The one below need not be there yet if its virtual size is known.
+    """
+    unseen, bytes_ = (["-u"], [str(size)]) if size else ([], [])
+    run(["qemu-img", "create", "-q", *unseen, "-f", "qcow2", "-F", "qcow2", "-b", below, path, *bytes_])
     namespace.give_to_machines(path)
 
 

@@ -22,7 +22,8 @@ from labctl.labs import readiness
 from labctl.labs.ssh import Ssh
 from labctl.machines import keys
 from labctl.machines.existing_libvirt import ExistingLibvirt
-from labctl.machines.memory import template, wake
+from labctl.machines.memory import hold, template, wake
+from labctl.machines.memory.hold import Machines
 from labctl.machines.private_room import PrivateRoom, make_sockets_directory
 from labctl.plan import access
 from labctl.plan.domain import Accel, domain_xml
@@ -83,6 +84,20 @@ class Lab:
     def patience(self) -> float:
         """The factor on deadlines in this lab."""
         return readiness.patience(self.record.accel, len(self.plan.nodes))
+
+    @property
+    def machines(self) -> Machines:
+        """The lab's machines, as they are saved and go on; in a private room only."""
+        room, image = self.host, store.find(self.plan.guest.name)
+        assert isinstance(room, PrivateRoom)
+        return Machines(self.plan, self.directory, self.provider,
+                        lambda node: domain_xml(self.plan, self.record.id, node, room.disks(node, image),
+                                                self.record.accel))
+
+    @property
+    def held(self) -> bool:
+        """Whether its machines are held still, to be saved, or were when labctl was killed."""
+        return hold.is_held(self.directory)
 
     def save(self, record: Record) -> None:
         """Remember a new state of the lab."""

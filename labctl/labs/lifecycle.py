@@ -18,6 +18,7 @@ from labctl.images.store import Image
 from labctl.labs import rewind
 from labctl.labs.lab import Lab, Record, locked, names, open_lab
 from labctl.machines import keys
+from labctl.machines.host import Ability
 from labctl.machines.memory import template
 from labctl.plan.domain import Accel, network_xml
 from labctl.plan.plan import Plan, PlannedNode
@@ -50,10 +51,13 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         existing = _existing(plan, progress)
         if existing:
             return existing
-        source = rewind.find(plan.lab, start) if start else None
         image = store.current(plan.guest)
-        _check_resources(plan, chosen, host)
         lab = Lab(Record(id=uuid4(), plan=plan, libvirt_uri=host, accel=chosen, image=image.manifest.digest))
+        if start:
+            lab.host.must(Ability.save)
+        source = rewind.find(plan.lab, start) if start else None
+        saves = not once and Ability.save in lab.host.abilities
+        _check_resources(plan, chosen, host)
         if host:
             lab.provider.states()  # Nothing is made here for a libvirt that is not there.
         try:
@@ -64,9 +68,9 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
                 lab.provider.create_network(network_xml(plan, lab.record.id, network, lab.host.own_bridges))
             if source:
                 rewind.start(lab, source, progress, limit)
-            elif cold or host or once or not rewind.start_configured(lab, progress, limit):
+            elif cold or not saves or not rewind.start_configured(lab, progress, limit):
                 _boot(lab, image, progress, limit)
-                if not host and not once:
+                if saves:
                     rewind.keep_configured(lab, progress)
             lab.save(lab.record.model_copy(update={"ready": True}))
         except BaseException as error:
@@ -89,7 +93,7 @@ def _existing(plan: Plan, progress: Progress) -> Lab | None:
     if plan.lab not in names():
         return None
     lab = open_lab(plan.lab)
-    if lab.record.ready and lab.host.is_open():
+    if lab.record.ready and lab.host.is_open() and rewind.go_on(lab, progress):
         if lab.plan.digest == plan.digest:
             progress.say(f"The lab '{plan.lab}' is up already.")
             return lab

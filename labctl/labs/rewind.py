@@ -4,11 +4,12 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from labctl.base import paths
+from labctl.base import files, paths
 from labctl.base.each import of_each
 from labctl.base.errors import LabError
 from labctl.base.machine import processor
@@ -18,16 +19,20 @@ from labctl.base.types import NAME_PATTERN
 from labctl.images import store
 from labctl.labs.lab import Lab, locked, names, open_lab
 from labctl.machines import keys
-from labctl.machines.memory import checkpoint
+from labctl.machines.host import Ability
+from labctl.machines.memory import checkpoint, hold
 from labctl.machines.memory.checkpoint import Checkpoint
+from labctl.plan import seed
 from labctl.plan.domain import Disks, domain_xml
 from labctl.plan.plan import Plan, PlannedNode
-from labctl.plan.seed import KeyPair, Keys, files
+from labctl.plan.seed import KeyPair, Keys
 
 Source: TypeAlias = tuple[Path, Checkpoint]
 """Where something was saved, and what it is."""
 _ANY_INSTANCE = UUID(int=0)
 """Saved machines go on in any instance of a lab."""
+CONFIGURED = "configured"
+"""What a checkpoint is called that `up` made of a lab when it first served."""
 _GLANCE_SECONDS = 2
 """For each gate of a lab that should be ready already."""
 _KEPT_GIB = 10
@@ -42,6 +47,10 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise LabError(f"'{name}' cannot be the name of a checkpoint.",
                        hint="A name has letters, digits and hyphens, as 'before-exam-2'.")
+    if name == CONFIGURED:
+        raise LabError(f"'{CONFIGURED}' is the name of the checkpoint that 'labctl up' makes.",
+                       hint="Choose another one.")
+    lab.host.must(Ability.save)
     home = paths.checkpoints(lab.name) / name
     with locked(lab.name):
         if home.exists():
@@ -53,7 +62,7 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
             late = _save(lab, home, note, trouble)
         finally:
             if set(lab.states().values()) == {"running"}:
-                _go_on(lab, late, trouble, progress)
+                _serve_again(lab, late, trouble, progress)
         return trouble
 
 
@@ -62,8 +71,10 @@ def restore(lab: Lab, name: str, progress: Progress) -> str:
 
     It may have been broken when it was saved: returned is why it did not serve then, empty if it did.
     """
-    source = find(lab.name, name)
-    _go_back(lab, source, lab.plan.nodes, progress)
+    lab.host.must(Ability.save)
+    with locked(lab.name):
+        source = find(lab.name, name)
+        _go_back(lab, source, lab.plan.nodes, progress)
     return source[1].trouble
 
 
@@ -72,11 +83,7 @@ def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
 
     Raises LabError where nothing was saved then, and for a node alone whose memory of the others would be wrong.
     """
-    home = _configured(lab.plan)
-    saved = checkpoint.load(home)
-    if saved is None:
-        raise LabError(f"How the lab '{lab.name}' was when it first served is not known.",
-                       hint=f"'labctl down {lab.name}', then 'labctl up' makes it anew.")
+    lab.host.must(Ability.save)
     for node in nodes if len(nodes) < len(lab.plan.nodes) else []:
         for frontend in lab.plan.frontends():
             if frontend.failover and node.name in frontend.holders:
@@ -84,29 +91,74 @@ def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
                                "and would remember who held it then.",
                                hint=f"'labctl reset {lab.name}' resets the lab, 'labctl reboot {node.name}' "
                                     "restarts the node.")
-    _go_back(lab, (home, saved), nodes, progress)
+    with locked(lab.name):
+        home = _configured(lab.plan)
+        saved = checkpoint.load(home)
+        if saved is None:
+            raise LabError(f"The lab '{lab.name}' has no configured checkpoint to go back to.",
+                           hint=f"'labctl down {lab.name}', then 'labctl up' makes it anew.")
+        _go_back(lab, (home, saved), nodes, progress)
 
 
-def checkpoints(lab: str | None = None) -> dict[Path, Checkpoint]:
-    """The checkpoints that users have made of one lab, or of all. Raises LabError for one that cannot be read."""
-    homes = sorted(path for path in paths.checkpoints().glob(f"{lab or '*'}/[!.]*") if path.is_dir())
-    return {home: found for home in homes if (found := checkpoint.load(home))}
+def go_on(lab: Lab, progress: Progress) -> bool:
+    """See that the machines of a lab run that labctl may have been killed while it saved; False if they cannot.
+
+    Raises LabError for a lab that does not serve then.
+    """
+    if not lab.held:
+        return True
+    progress.say(f"The lab '{lab.name}' was held still to be saved when labctl ended; it goes on.")
+    try:
+        hold.thaw(lab.machines)
+    except LabError as error:
+        progress.say(f"It cannot go on: {error.message.splitlines()[0]}")
+        return False
+    _serve_again(lab, None, lab.record.trouble, progress)
+    return True
+
+
+class Kept(NamedTuple):
+    """A checkpoint that is there."""
+
+    home: Path
+    lab: str
+    name: str
+    saved: Checkpoint | None
+    """None where it cannot be read."""
+
+
+def checkpoints(lab: str | None = None) -> list[Kept]:
+    """The checkpoints there are of one lab, or of all: users' own, and the configured ones."""
+    found = [(home, home.parent.name, home.name) for home in paths.checkpoints().glob("[!.]*/[!.]*")]
+    found += [(home, home.name.rpartition(".")[0], CONFIGURED) for home in paths.warm().glob("[!.]*")]
+    return [Kept(home, of, name, _readable(home)) for home, of, name in sorted(found, key=lambda each: each[1:])
+            if home.is_dir() and lab in (None, of)]
 
 
 def remove_checkpoint(lab: str | None, name: str) -> str:
-    """Remove a checkpoint of a user's; returns the lab it was of. Raises LabError unless there is just one such."""
-    homes = [home for home in checkpoints(lab) if home.name == name]
-    if len(homes) > 1:
+    """Remove a checkpoint; returns the lab it was of. Raises LabError unless just one lab has such a one."""
+    found = [kept for kept in checkpoints(lab) if kept.name == name]
+    labs = sorted({kept.lab for kept in found})
+    if len(labs) > 1:
         raise LabError(f"Several labs have a checkpoint '{name}'; say which one with --lab.",
-                       hint=f"They are: {', '.join(home.parent.name for home in homes)}.")
-    if not homes:
+                       hint=f"They are: {', '.join(labs)}.")
+    if not labs:
         raise _no_checkpoint(lab, name)
-    checkpoint.remove(homes[0])
-    return homes[0].parent.name
+    with locked(labs[0]):
+        for kept in found:
+            checkpoint.remove(kept.home)
+    return labs[0]
 
 
 def gc(days: float | None = None, gib: float | None = None) -> list[str]:
-    """Forget how labs were when they first served: see checkpoint.sweep. Returns which ones."""
+    """Remove configured checkpoints (see checkpoint.sweep) and what labctl left when it was killed.
+
+    Returns which labs have none any more.
+    """
+    for root in (paths.warm(), *paths.checkpoints().glob("*")):
+        for path, at_work in checkpoint.leftovers(root).items():
+            with suppress(LabError), locked(at_work) if at_work else nullcontext():
+                shutil.rmtree(path, ignore_errors=True)
     in_use = [_configured(open_lab(name).plan) for name in names()]
     return [home.name.rpartition(".")[0] for home in checkpoint.sweep(paths.warm(), in_use, days=days, gib=gib)]
 
@@ -116,8 +168,9 @@ def images_in_use() -> dict[str, list[str]]:
     result: dict[str, list[str]] = {}
     for name in names():
         result.setdefault(open_lab(name).record.image, []).append(f"the lab '{name}'")
-    for home, saved in checkpoints().items():
-        result.setdefault(saved.key["image"], []).append(f"the checkpoint '{home.name}' of '{saved.plan.lab}'")
+    for kept in checkpoints():
+        if kept.saved and kept.name != CONFIGURED:
+            result.setdefault(kept.saved.key["image"], []).append(f"the checkpoint '{kept.name}' of '{kept.lab}'")
     return result
 
 
@@ -130,7 +183,7 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
         gc(gib=_KEPT_GIB)
     except LabError as error:
         progress.say(f"The next start will not be quicker: {error.message}")
-    _go_on(lab, late, "", Silent())
+    _serve_again(lab, late, "", Silent())
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
@@ -156,7 +209,7 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
     """Start a new lab from what was saved, which may be broken. Raises LabError."""
     home, saved = source
     _must_fit(lab, saved)
-    checkpoint.verify(saved, home, lab.plan.nodes)
+    _verify(lab, (home, saved), lab.plan.nodes)
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
     _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
@@ -166,7 +219,7 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
 def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, float]:
     ahead = lab.clocks()
     lab.await_question()
-    return checkpoint.save(lab.plan, key(lab), lab.directory, home, lab.provider, ahead, note, trouble)
+    return checkpoint.save(lab.machines, key(lab), home, ahead, note, trouble)
 
 
 def _trouble(lab: Lab) -> str:
@@ -183,29 +236,46 @@ def _trouble(lab: Lab) -> str:
 def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: Progress) -> None:
     home, saved = source
     everything = len(nodes) == len(lab.plan.nodes)
-    with locked(lab.name):
-        _must_fit(lab, saved)
-        if not everything and keys.read(home / "keys", lab.plan) != keys.read(lab.directory / "keys", lab.plan):
-            raise LabError(f"What is saved of the lab '{lab.name}' is of an earlier start, when it had other keys.",
-                           hint=f"'labctl reset {lab.name}' resets all of it.")
-        checkpoint.verify(saved, home, nodes)
-        # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
-        lab.save(lab.record.model_copy(update={"ready": False}))
+    _must_fit(lab, saved)
+    if not everything and lab.held:
+        raise LabError(f"The lab '{lab.name}' was held still to be saved when labctl ended.",
+                       hint=f"'labctl up {lab.name}' lets it go on; 'labctl reset {lab.name}' resets all of it.")
+    if not everything and keys.read(home / "keys", lab.plan) != keys.read(lab.directory / "keys", lab.plan):
+        raise LabError(f"What is saved of the lab '{lab.name}' is of an earlier start, when it had other keys.",
+                       hint=f"'labctl reset {lab.name}' resets all of it.")
+    _verify(lab, source, nodes)
+    # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
+    lab.save(lab.record.model_copy(update={"ready": False}))
+    try:
         of_each(nodes, lab.crash)
         if everything:
             shutil.rmtree(lab.directory / "disks", ignore_errors=True)
+            hold.release(lab.directory)
             _bring_keys(home, lab)
-        try:
-            _wake(lab, saved, home, nodes, progress)
-        except LabError as error:
-            error.hint = f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
-            raise
-        lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
+        _wake(lab, saved, home, nodes, progress)
+    except LabError as error:
+        error.hint = f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
+        raise
+    lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
+
+
+def _readable(home: Path) -> Checkpoint | None:
+    try:
+        return checkpoint.load(home)
+    except LabError:
+        return None
+
+
+def _verify(lab: Lab, source: Source, nodes: Sequence[PlannedNode]) -> None:
+    home, saved = source
+    keys.read(home / "keys", lab.plan)
+    checkpoint.verify(saved, home, nodes, store.find(lab.plan.guest.name).disk)
 
 
 def _bring_keys(home: Path, lab: Lab) -> None:
-    checkpoint.bring_keys(home, lab.directory)
-    lab.write_access()
+    with files.filling(lab.directory, None):
+        keys.bring(home / "keys", lab.directory / "keys", lab.plan)
+        lab.write_access()
 
 
 def _must_fit(lab: Lab, saved: Checkpoint) -> None:
@@ -218,16 +288,17 @@ def _must_fit(lab: Lab, saved: Checkpoint) -> None:
 
 def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode], progress: Progress,
           limit: float | None = None) -> None:
-    late = checkpoint.restore(saved, home, nodes, lab.directory, lab.provider)
+    late = checkpoint.restore(saved, home, nodes, lab.machines)
     for node in nodes:
         progress.passed(node.name, "defined")
     _wait(lab, nodes, late, saved.trouble, progress, limit)
 
 
-def _go_on(lab: Lab, late: Mapping[str, float] | None, trouble: str, progress: Progress) -> None:
-    """Let a lab that was held still to be saved serve again. Where it could not be, nobody knows for how long."""
+def _serve_again(lab: Lab, late: Mapping[str, float] | None, trouble: str, progress: Progress) -> None:
+    """Wait until a lab serves that goes on after it was held still. Nodes are asked how `late` they are if need be."""
     late = late or {node: -ahead for node, ahead in lab.clocks().items()}
     _wait(lab, lab.plan.nodes, late, trouble, progress)
+    hold.release(lab.directory)
 
 
 def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], trouble: str, progress: Progress,
@@ -258,15 +329,18 @@ def key(lab: Lab) -> dict[str, str]:
 
 def find(lab: str, name: str) -> Source:
     """A user's checkpoint. Raises LabError if there is none."""
+    if name == CONFIGURED:
+        raise LabError(f"The checkpoint '{CONFIGURED}' is not a user's.",
+                       hint="'labctl reset' goes back to it, and 'labctl up' starts from it.")
     home = paths.checkpoints(lab) / name
-    saved = checkpoint.load(home)
+    saved = checkpoint.load(home) if re.fullmatch(NAME_PATTERN, name) else None
     if saved is None:
-        raise _no_checkpoint(lab, home.name)
+        raise _no_checkpoint(lab, name)
     return home, saved
 
 
 def _no_checkpoint(lab: str | None, name: str) -> LabError:
-    known = [home.name for home in checkpoints(lab)]
+    known = [kept.name for kept in checkpoints(lab) if kept.name != CONFIGURED]
     of_lab = f"The lab '{lab}' has" if lab else "There is"
     return LabError(f"{of_lab} no checkpoint '{name}'.",
                     hint=did_you_mean(name, known) if known else "'labctl checkpoint save NAME' makes one.")
@@ -276,7 +350,7 @@ def _configured(plan: Plan) -> Path:
     """Where a lab is kept as it was when it first served: one place for each first boot, whatever its keys."""
     nobody = KeyPair("", "")
     no_keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
-    seeds = "".join(text for node in plan.nodes for text in files(plan, node, no_keys).values())
+    seeds = "".join(text for node in plan.nodes for text in seed.files(plan, node, no_keys).values())
     return paths.warm() / f"{plan.lab}.{hashlib.sha256(seeds.encode()).hexdigest()[:16]}"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from labctl.images import qcow2
 from labctl.images.store import Image
 from labctl.machines.host import Host
 from labctl.plan.domain import Disks
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 class ExistingLibvirt(Host):
     """An existing libvirt. Files get there as volumes, so it may be on another machine."""
 
+    title = "an existing libvirt"
+    abilities = frozenset()
     own_bridges = False
 
     def __init__(self, uri: str) -> None:
@@ -40,7 +43,7 @@ class ExistingLibvirt(Host):
         """Upload the image once, the seed and an overlay for each node."""
         stem = image.manifest.digest[:16]
         base = provider.base_volume(f"{stem}.qcow2", image.disk)
-        size = _virtual_size(image.disk)
+        size = qcow2.virtual_size(image.disk)
         return Disks(
             overlay=provider.overlay_volume(f"{node.name}.qcow2", base, size),
             seed=provider.lab_volume(f"{node.name}.iso", seed),
@@ -53,8 +56,3 @@ class ExistingLibvirt(Host):
         """No copy is kept there."""
         return
 
-
-def _virtual_size(disk: Path) -> int:
-    """Bytes; bytes 24–31 of a qcow2 header, big-endian (QEMU's docs/interop/qcow2.txt)."""
-    with disk.open("rb") as file:
-        return int.from_bytes(file.read(32)[24:32], "big")

@@ -2,10 +2,12 @@
 
 import shlex
 from abc import ABC, abstractmethod
+from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labctl.base.errors import LabError
 from labctl.base.process import first_line
 from labctl.images.store import Image
 from labctl.plan.domain import Disks
@@ -18,9 +20,19 @@ _HELLO = "SSH-2.0-labctl\r\n"
 """RFC 4253, 4.2. sshd would log an error about somebody who goes without it."""
 
 
+class Ability(StrEnum):
+    """What not every place can do, as a verb that needs it says it."""
+
+    save = "save machines and let them go on"
+    log = "keep what machines say on their consoles"
+
+
 class Host(ABC):
     """The place where a lab's machines live."""
 
+    title: str
+    """What people call it."""
+    abilities: frozenset[Ability]
     uri: str
     own_bridges: bool
     """The place makes the bridges, with the physical machine's addresses; otherwise libvirt does."""
@@ -43,6 +55,12 @@ class Host(ABC):
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
         """Bring a node's files to where its domain can use them; its disk is over the image's, or over `base`."""
+
+    def must(self, ability: Ability) -> None:
+        """Raise LabError if the place cannot do it: for verbs, before they touch anything."""
+        if ability not in self.abilities:
+            raise LabError(f"In {self.title} labctl cannot {ability}.",
+                           hint="In a private room, without --host, it can.")
 
     def greeting(self, address: IPv4Address, seconds: float) -> str:
         """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""

@@ -14,7 +14,7 @@ from labctl.base.errors import LabError
 from labctl.base.wait import Deadline, until
 from labctl.images import qcow2
 from labctl.images.store import Image
-from labctl.machines.host import Host
+from labctl.machines.host import Ability, Host
 from labctl.plan.domain import Disks
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -35,6 +35,8 @@ class PrivateRoom(Host):
     Process 1 of the room is the room: once it is killed, the kernel removes everything in it.
     """
 
+    title = "a private room"
+    abilities = frozenset(Ability)
     own_bridges = True
 
     def __init__(self, lab: str) -> None:
@@ -96,16 +98,19 @@ class PrivateRoom(Host):
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,  # noqa: ARG002
               base: Path | None = None) -> Disks:
         """An overlay and the seed, in the lab's directory."""
-        overlay = self._directory / "disks" / f"{node.name}.qcow2"
-        seed_file = self._directory / "seeds" / f"{node.name}.iso"
-        console = self._directory / "consoles" / f"{node.name}.log"
-        for file in (overlay, seed_file, console):
+        disks = self.disks(node, image)
+        for file in (disks.overlay, disks.seed, self.console(node.name)):
             file.parent.mkdir(exist_ok=True)
-        if not overlay.exists():
+        if not disks.overlay.exists():
             # By a name beside it, so that it is found wherever the two are kept.
-            qcow2.overlay(overlay, base.name if base else image.disk)
-            seed_file.write_bytes(seed)
-        return Disks(overlay, seed_file, image.kernel, image.initrd, image.media, console,
+            qcow2.overlay(disks.overlay, base.name if base else image.disk)
+            disks.seed.write_bytes(seed)
+        return disks
+
+    def disks(self, node: PlannedNode, image: Image) -> Disks:
+        """Where a node's files are once they have been placed."""
+        return Disks(self._directory / "disks" / f"{node.name}.qcow2", self._directory / "seeds" / f"{node.name}.iso",
+                     image.kernel, image.initrd, image.media, self.console(node.name),
                      paths.serial(self._directory.name, node.interfaces[0].address))
 
     def console(self, node: str) -> Path:

@@ -14,10 +14,13 @@ import libvirt
 
 from labctl.base import config
 from labctl.base.errors import LabError
+from labctl.base.wait import Deadline, until
 from labctl.plan.domain import NAMESPACE
 
 _POOL = "labctl"
 _POOL_PATH = "/var/lib/libvirt/images/labctl"
+_SETTLE_SECONDS = 60
+"""The memory of a machine is written, or read, in a few."""
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
     libvirt.VIR_DOMAIN_BLOCKED: "running",
@@ -69,16 +72,24 @@ class Provider:
         with _errors(f"The machine '{node}' could not be saved"):
             self._domain(node).saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
-    def restore(self, path: Path, xml: str | None = None, *, paused: bool = False) -> None:
-        """Start a transient domain as it was saved, or as `xml` has it since, and let it run unless it is `paused`."""
+    def restore(self, path: Path, *, paused: bool = False) -> None:
+        """Start a transient domain as it was saved, and let it run unless it is `paused`."""
         state = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
         with _errors("The machine could not be restored"):
-            self._connection.restoreFlags(str(path), xml, state)
+            self._connection.restoreFlags(str(path), None, state)
 
-    def saved_xml(self, path: Path) -> str:
-        """The domain that was saved to a file."""
-        with _errors(f"'{path}' is not what was saved"):
-            return str(self._connection.saveImageGetXMLDesc(str(path), 0))
+    def settle(self) -> None:
+        """Wait until libvirt has done what a labctl that was killed had begun. Raises LabError."""
+        def idle() -> bool:
+            with _errors("libvirt does not say what it is doing"):
+                for _, domain in self._domains():
+                    with _may_end():
+                        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                            return False
+            return True
+
+        if not until(idle, Deadline(_SETTLE_SECONDS), interval=0.1):
+            raise LabError("libvirt does not get done with a machine.", hint="'labctl down' ends all of the lab.")
 
     def suspend(self) -> None:
         """Hold all nodes still, as close together as can be."""

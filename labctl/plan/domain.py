@@ -19,6 +19,12 @@ SAME_ADDRESSES = "norandmaps"
 """A kernel argument. TCG knows code that it has translated by its virtual address. With random ones a program is
 translated anew at each of its starts: that takes four times as long, and fills the cache."""
 
+_SLOTS = {"vda": 2, "vdb": 3, "vdc": 4, "rng": 5}
+"""Where devices are on the PCI bus, by what they are for. A machine has the same devices at the same places whether it
+was booted with them, got them plugged in, or goes on from saved memory, so its XML can always be made of the plan."""
+_FIRST_INTERFACE = 6
+"""The slot of a node's first interface; the others follow it."""
+
 ET.register_namespace("labctl", NAMESPACE)
 
 
@@ -105,14 +111,17 @@ def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, acce
     _sub(_disk(devices, "vdb", disks.seed, "raw"), "readonly")
     if disks.media:
         _sub(_disk(devices, "vdc", disks.media, "raw"), "readonly")
-    for interface in node.interfaces:
+    for slot, interface in enumerate(node.interfaces, _FIRST_INTERFACE):
         element = _sub(devices, "interface", type="network")
         _sub(element, "mac", address=interface.mac)
         _sub(element, "source", network=network_name(plan, interface.network))
         _sub(element, "model", type="virtio")
+        _at(element, slot)
     _console(devices, disks.console)
     _second_serial_port(devices, disks.serial)
-    _sub(_sub(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
+    random = _sub(devices, "rng", model="virtio")
+    _sub(random, "backend", "/dev/urandom", model="random")
+    _at(random, _SLOTS["rng"])
     _sub(devices, "memballoon", model="none")
     return _pretty(root)
 
@@ -129,29 +138,6 @@ def split(xml: str) -> tuple[str, list[str]]:
     return _pretty(root), [_pretty(device) for device in late]
 
 
-def moved(xml: str, instance: UUID, node: str, disks: Disks) -> str:
-    """A machine as it was saved, as one of the instance that it goes on in, with its files where they are now."""
-    root = ET.fromstring(xml)
-    for identity in root.iterfind("uuid"):
-        identity.text = str(node_uuid(instance, node))
-    for lab in root.iterfind(f"metadata/{{{NAMESPACE}}}lab"):
-        lab.set("uuid", str(instance))
-    files = {"vda": disks.overlay, "vdb": disks.seed}
-    for disk in root.iterfind("devices/disk"):
-        target, source, below = disk.find("target"), disk.find("source"), disk.find("backingStore")
-        assert target is not None and source is not None
-        path = files.get(target.get("dev", ""))
-        if path:
-            source.set("file", str(path))
-        if below is not None:  # Looked up anew; the saved one is of then.
-            disk.remove(below)
-    for log in root.iterfind("devices//log"):
-        log.set("file", str(disks.console))
-    for socket in root.iterfind("devices/serial/source[@mode='bind']"):
-        socket.set("path", str(disks.serial))
-    return _pretty(root)
-
-
 def waiting(xml: str, arguments: str) -> str:
     """The same machine with more kernel arguments: those by which its image waits for an identity."""
     root = ET.fromstring(xml)
@@ -166,7 +152,13 @@ def _disk(devices: ET.Element, target: str, path: Path, format_: str) -> ET.Elem
     _sub(disk, "driver", name="qemu", type=format_, cache="unsafe")
     _sub(disk, "source", file=str(path))
     _sub(disk, "target", dev=target, bus="virtio")
+    _at(disk, _SLOTS[target])
     return disk
+
+
+def _at(device: ET.Element, slot: int) -> None:
+    """Give a device its place on the only PCI bus."""
+    _sub(device, "address", type="pci", domain="0x0000", bus="0x00", slot=f"{slot:#04x}", function="0x0")
 
 
 def _console(devices: ET.Element, log: Path | None) -> None:

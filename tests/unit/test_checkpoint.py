@@ -1,16 +1,17 @@
 """labctl.machines.memory.checkpoint: what is kept of a lab, as far as no machine is needed to see it."""
 
+import json
 import os
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from samples import plan_of
 
 from labctl.base.errors import LabError
 from labctl.machines.memory import checkpoint
-from labctl.machines.memory.checkpoint import Checkpoint, Saved, differences, load, size, sweep
+from labctl.machines.memory.checkpoint import Checkpoint, differences, leftovers, load, size, sweep
 
 DAY = 86_400
 
@@ -43,10 +44,11 @@ def test_the_least_recently_used_goes_until_the_rest_is_small_enough(tmp_path: P
     assert left(tmp_path) == {homes[1].name}
 
 
-def test_what_a_killed_labctl_left_half_saved_goes(tmp_path: Path) -> None:
-    old, new = kept(tmp_path, ".saving-old", 1), kept(tmp_path, ".saving-new", 0)
-    assert sweep(tmp_path, []) == []
-    assert left(tmp_path) == {new.name}, old
+def test_what_a_killed_labctl_left_is_told_from_checkpoints(tmp_path: Path) -> None:
+    for name in (".saving-lab-1", ".removing-1a2b3c4d", "lab.1a2b"):
+        kept(tmp_path, name, 0)
+    assert leftovers(tmp_path) == {tmp_path / ".saving-lab-1": "lab-1", tmp_path / ".removing-1a2b3c4d": None}
+    assert sweep(tmp_path, [], days=0) == [tmp_path / "lab.1a2b"]
 
 
 def test_nothing_goes_unasked(tmp_path: Path) -> None:
@@ -67,25 +69,50 @@ def test_files_that_something_else_has_as_well_take_no_space(tmp_path: Path) -> 
 
 
 def test_what_differs_is_called_by_its_name() -> None:
-    plan = plan_of()
-    made = Checkpoint(made=datetime.now().astimezone(), note="", plan=plan, nodes={}, layer_checksums={},
+    made = Checkpoint(lab="lab", made=datetime.now().astimezone(), note="", nodes={}, layer_checksums={},
                       key={"image": "a", "processor": "b"})
     assert differences(made, {"image": "a", "processor": "b"}) == []
     assert differences(made, {"image": "c", "processor": "b", "accelerator": "kvm"}) == ["image", "accelerator"]
 
 
-def test_reading_one_back_is_using_it(tmp_path: Path) -> None:
-    home = kept(tmp_path, "it", 10)
-    assert load(home) is None
-    made = Checkpoint(made=datetime.now().astimezone(), note="before the exam", plan=plan_of(), key={"image": "a"},
-                      nodes={"rs1": Saved(disk=".rs1.qcow2", memory_checksum="0", ahead=0.1)},
-                      layer_checksums={".rs1.qcow2": "1"})
-    (home / "checkpoint.json").write_text(made.model_dump_json(exclude={"plan": {"digest"}}))
-    assert load(home) == made
-    assert home.stat().st_mtime > time.time() - 60
-    (home / "checkpoint.json").write_text("{}")
+GOOD: dict[str, Any] = {
+    "lab": "lab", "made": "2026-01-02T03:04:05+00:00", "note": "before the exam", "trouble": "", "key": {"image": "a"},
+    "nodes": {"rs1": {"disk": ".rs1.1a2b3c4d.qcow2", "memory_checksum": "0", "ahead": 0.1}},
+    "layer_checksums": {".rs1.1a2b3c4d.qcow2": "1", ".0123456789abcdef.qcow2": "2"}}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    assert load(tmp_path) is None
+    made = Checkpoint.model_validate(GOOD)
+    (tmp_path / "checkpoint.json").write_text(made.model_dump_json())
+    assert load(tmp_path) == made
+
+
+@pytest.mark.parametrize("change", [
+    {"lab": "../lab"},
+    {"lab": ""},
+    {"made": "2026-01-02T03:04:05"},
+    {"key": {}},
+    {"nodes": {"../rs1": GOOD["nodes"]["rs1"]}},
+    {"nodes": {"rs1": {**GOOD["nodes"]["rs1"], "disk": ".rs2.00000000.qcow2"}}},
+    {"nodes": {"rs1": {**GOOD["nodes"]["rs1"], "ahead": None}}},
+    {"nodes": {"rs1": {**GOOD["nodes"]["rs1"], "ahead": "NaN"}}},
+    {"layer_checksums": {**GOOD["layer_checksums"], "../rs1.qcow2": "1"}},
+    {"layer_checksums": {**GOOD["layer_checksums"], "/etc/shadow": "1"}},
+    {"layer_checksums": {**GOOD["layer_checksums"], ".a.qcow2\n": "1"}},
+    {"more": 1},
+])
+def test_what_cannot_be_a_checkpoint_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "checkpoint.json").write_text(json.dumps(GOOD | change))
     with pytest.raises(LabError, match="cannot be read"):
-        load(home)
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b" " * 2**21])
+def test_nor_is_any_other_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.json").write_bytes(content)
+    with pytest.raises(LabError, match="cannot be read"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_goes_whole(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from samples import GUESTS, plan_of
 
 from labctl.plan import domain
-from labctl.plan.domain import Disks, domain_xml, moved, split, waiting
+from labctl.plan.domain import Disks, domain_xml, split, waiting
 
 INSTANCE = UUID(int=1)
 DISK = Disks(overlay=Path("/lab/rs1.qcow2"), seed=Path("/lab/rs1.iso"))
@@ -164,23 +164,13 @@ def test_a_machine_waits_by_its_kernel_arguments() -> None:
     assert after.text == f"{before.text} wait.for=it"
 
 
-def test_a_saved_machine_finds_its_files_where_they_are_now() -> None:
-    plan = plan_of()
-    then = replace(DIRECT, serial=Path("/old/rs1.serial"))
-    saved = domain_xml(plan, INSTANCE, plan.node("rs1"), then, "tcg").replace(
-        "<source file=\"/lab/rs1.qcow2\" />", "<source file=\"/old/.rs1.new\" />"
-        "<backingStore type='file'><source file='/old/below'/></backingStore>")
-    assert "/old/below" in saved
-    now = Disks(Path("/now/rs1.qcow2"), Path("/now/rs1.iso"), console=Path("/now/rs1.log"),
-                serial=Path("/now/rs1.serial"))
-    other = UUID(int=2)
-    root = ET.fromstring(moved(saved, other, "rs1", now))
-    files = {target.get("dev"): source.get("file") for disk in root.iterfind("devices/disk")
-             for target in disk.iterfind("target") for source in disk.iterfind("source")}
-    assert files == {"vda": "/now/rs1.qcow2", "vdb": "/now/rs1.iso"}
-    assert root.find("devices/disk/backingStore") is None
-    assert attributes(root, "devices/serial/log")["file"] == "/now/rs1.log"
-    assert attributes(root, "devices/serial/source")["path"] == "/now/rs1.serial"
-    assert root.findtext("uuid") == str(uuid5(other, "rs1"))
-    assert attributes(root, f"metadata/{{{domain.NAMESPACE}}}lab") == \
-        {"name": "lab", "uuid": str(other), "part": "rs1"}
+def test_each_device_has_its_own_place_whoever_the_node_is() -> None:
+    def places(node: str, disks: Disks) -> list[tuple[str, str]]:
+        root = xml(disks, node=node)
+        return [(device.tag, attributes(device, "address")["slot"]) for device in root.iterfind("devices/*")
+                if device.find("address") is not None]
+
+    both = places("lvs", replace(DISK, media=Path("/m")))
+    assert [what for what, _ in both] == ["disk", "disk", "disk", "interface", "interface", "rng"]
+    assert len({slot for _, slot in both}) == len(both)
+    assert set(places("rs1", DISK)) < set(both)

@@ -179,7 +179,7 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     images.mkdir(parents=True)
     (images / "images").symlink_to(paths.images())
     labctl("up", tiny, "--once", **data)
-    assert "is not known" in labctl("reset", code=2, **data).err
+    assert "has no configured checkpoint" in labctl("reset", code=2, **data).err
     labctl("exec", "web", "sh", "-c", "echo one >/root/one; sync", **data)
     labctl("checkpoint", "save", "one", "--note", "with a file", **data)
     assert "has a checkpoint 'one' already" in labctl("checkpoint", "save", "one", code=2, **data).err
@@ -241,6 +241,6 @@ def test_the_disk_is_full_while_saving(labctl: Labctl, tiny: str) -> None:
     assert result.stdout == ""
     assert labctl("exec", "client", "curl", "-s", "http://web/").out == "web\n"
     labctl("test", "tiny")
-    assert "is not known" in labctl("reset", code=2).err
+    assert "has no configured checkpoint" in labctl("reset", code=2).err
     labctl("down")
     assert labctl.leftovers() == []

@@ -4,165 +4,187 @@ Saving holds all machines still at the same moment and writes their memory; then
 overlay, and what it had written by then is a layer that nobody changes any more. A layer names the one below by a
 relative path, and files are shared by hard links, so that the directory of a lab and that of a checkpoint are each
 complete by themselves.
+
+A checkpoint may be somebody else's, or damaged. So names are checked before they become paths, only regular files are
+read, a disk has nothing below it but layers of the checkpoint and the lab's image, and what libvirt is told to start
+follows from the plan alone.
 """
 
 import os
+import re
 import shutil
-import tempfile
+import stat
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Self
 from uuid import uuid4
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, FiniteFloat, StringConstraints, ValidationError, model_validator
 
-from labctl.base import files, namespace, paths
+from labctl.base import files, signals
 from labctl.base.each import of_each
 from labctl.base.errors import LabError
 from labctl.base.machine import free_disk
-from labctl.base.types import Model
+from labctl.base.types import Model, Name
 from labctl.images import qcow2
-from labctl.machines.memory.template import saved_as
-from labctl.plan.domain import Disks, moved
+from labctl.machines.memory import hold, saveimage
+from labctl.machines.memory.hold import Machines
 from labctl.plan.plan import Plan, PlannedNode
 
-if TYPE_CHECKING:
-    from labctl.machines.provider import Provider
-
 _FILE = "checkpoint.json"
-_LEFT_SECONDS = 3600
-"""After that nobody is saving any more what is half saved."""
+_LONGEST_FILE = 2**20
+_SAVING = "saving"
+"""The directory of a lab in which its checkpoint is put together."""
 _DISK_SHARE = 1.1
 """Room on the disk for each byte of the machines' memory: its pages are written as they are, and a little beside."""
+_LARGEST_OTHER = 2**26
+"""Bytes of a seed, or of a console's copy, that are read back."""
+_COPYING = ".saving-"
+"""Begins the name of a copy to another file system, and goes on with the name of the lab whose lock its writer has."""
+_REMOVING = ".removing-"
+_LEFT = re.compile(rf"{re.escape(_COPYING)}(?P<lab>.+)|{re.escape(_REMOVING)}.+", re.DOTALL)
+
+LayerName = Annotated[str, StringConstraints(pattern=r"^\.[A-Za-z0-9-]{1,40}(\.[0-9a-f]{1,32})?\.qcow2$")]
 
 
 class Saved(Model):
     """A node as it was saved."""
 
-    disk: str
+    disk: LayerName
     """The name of its topmost layer."""
     memory_checksum: str
-    ahead: float
+    ahead: FiniteFloat
     """Seconds by which its clock was ahead of ours."""
 
 
 class Checkpoint(Model):
     """A lab as it was at one moment."""
 
-    made: datetime
+    lab: Name
+    made: AwareDatetime
     """When the machines were held still."""
     note: str
     trouble: str = ""
     """Why it did not serve; empty if it did."""
-    plan: Plan
     key: dict[str, str]
     """What has to be the same for the machines to go on, by what it is called: `image`, `processor` and so on."""
-    nodes: dict[str, Saved]
-    layer_checksums: dict[str, str]
+    nodes: dict[Name, Saved]
+    layer_checksums: dict[LayerName, str]
     """Of all layers that the nodes' disks are made of, by name."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not {node.disk for node in self.nodes.values()} <= self.layer_checksums.keys():
+            raise ValueError("the layer of a node is missing")
+        if "image" not in self.key:
+            raise ValueError("the image is missing")
+        return self
 
-def save(plan: Plan, key: dict[str, str], lab: Path, home: Path, provider: "Provider", ahead: Mapping[str, float],
-         note: str = "", trouble: str = "") -> dict[str, float]:
-    """Save a running lab, whose directory is `lab`, as the checkpoint `home`, in place of the one that was there.
+
+def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str, float], note: str = "",
+         trouble: str = "") -> dict[str, float]:
+    """Save a running lab as the checkpoint `home`, in place of the one that was there.
 
     `ahead` says by how many seconds each node's clock is ahead of ours. The machines are held still while their memory
     is written, and go on then. Returns by how many seconds the clock of each is late. Raises LabError, and leaves
-    nothing but the lab as it was.
+    nothing but the lab as it was. A signal to end labctl interrupts it when the machines go on. The lab is to be
+    released (see `hold`) by the caller.
     """
-    states = provider.states()
+    plan, lab = machines.plan, machines.directory
+    states = machines.provider.states()
     missing = [node.name for node in plan.nodes if states.get(node.name) != "running"]
     if missing:
         raise LabError(f"The lab '{plan.lab}' cannot be saved; these nodes do not run: {', '.join(missing)}.",
                        hint=f"'labctl reset {plan.lab}' brings all of the lab back to its configured state.")
-    home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    needed = sum(node.memory for node in plan.nodes) * _DISK_SHARE
-    free, directory = free_disk(home.parent)
-    if free < needed:
-        raise LabError(f"The lab '{plan.lab}' cannot be saved: that may need {needed:.0f} MiB of disk in "
-                       f"'{directory}', and {free} MiB are free.", hint="'labctl gc' makes room.")
-    work = Path(tempfile.mkdtemp(prefix=".saving-", dir=home.parent))
+    work = lab / _SAVING
     try:
-        (work / "disks").mkdir()
+        shutil.rmtree(work, ignore_errors=True)
+        home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _need_space(plan, {lab, home.parent})
+        (work / "disks").mkdir(parents=True)
         made = datetime.now().astimezone()
-        layers, still = _freeze(plan, lab, work, provider)
-        checksums = of_each(plan.nodes, lambda node: files.checksum(_memory(work, node)))
+
+        def meanwhile() -> None:
+            for name in ("keys", "seeds", "consoles"):
+                shutil.copytree(lab / name, work / name)
+
+        with signals.deferred():
+            layers, still = hold.write(machines, {node.name: _memory(work, node) for node in plan.nodes}, meanwhile)
+        for layer in _below(lab / "disks", layers.values()):
+            files.adopt(lab / "disks" / layer, work / "disks" / layer)
+        checksums = of_each(plan.nodes, lambda node: saveimage.checksum(_memory(work, node)))
         description = Checkpoint(
-            made=made, note=note, trouble=trouble, plan=plan, key=key,
+            lab=plan.lab, made=made, note=note, trouble=trouble, key=key,
             nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name], ahead=ahead[name])
                    for name in layers},
             layer_checksums={layer.name: files.checksum(layer) for layer in (work / "disks").iterdir()})
-        (work / _FILE).write_text(description.model_dump_json(exclude={"plan": {"digest"}}))
-        remove(home)
-        work.rename(home)
+        (work / _FILE).write_text(description.model_dump_json())
+        _put(work, home, plan.lab)
         return {node: still - ahead[node] for node in layers}
-    except OSError as error:
-        raise LabError(f"The lab '{plan.lab}' cannot be saved: {error.strerror}: '{error.filename}'.") from None
+    except (OSError, shutil.Error) as error:
+        raise LabError(f"The lab '{plan.lab}' cannot be saved: {_said(error)}.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], lab: Path,
-            provider: "Provider") -> dict[str, float]:
+def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], machines: Machines) -> dict[str, float]:
     """Start nodes of a lab, none of which exists now, as they were saved; they go on together.
 
-    Returns by how many seconds the clock of each is late, which stood still meanwhile. Raises LabError if a machine
-    does not start; some of the others may be there then.
+    What is saved has been verified. Returns by how many seconds the clock of each is late, which stood still meanwhile.
+    Raises LabError if a machine does not start; some of the others may be there then.
     """
-    for name in ("disks", "seeds", "consoles"):
-        (lab / name).mkdir(exist_ok=True)
+    lab = machines.directory
     try:
+        os.utime(home)
+        for kind in ("disks", "seeds", "consoles"):
+            (lab / kind).mkdir(exist_ok=True)
         for name in checkpoint.layer_checksums:
             files.adopt(home / "disks" / name, lab / "disks" / name)
         for node in nodes:
-            for kind, file in (("seeds", f"{node.name}.iso"), ("consoles", f"{node.name}.log")):
-                shutil.copyfile(home / kind / file, lab / kind / file)
-        of_each(nodes, lambda node: _thaw(checkpoint.nodes[node.name].disk, node, home, lab, provider))
+            for file in _others(node):
+                shutil.copyfile(home / file, lab / file)
+        of_each(nodes, lambda node: hold.start(machines, node, _memory(home, node), checkpoint.nodes[node.name].disk))
     except OSError as error:
-        raise LabError(f"{error.strerror}: '{error.filename}'.") from None
+        raise LabError(f"What is saved of the lab '{checkpoint.lab}' cannot go on: {_said(error)}.") from None
     # Measured before the first one goes on, as before the first one was held still: it is the same for all.
     still = (datetime.now().astimezone() - checkpoint.made).total_seconds()
-    provider.resume()
+    machines.provider.resume()
     return {node.name: still - checkpoint.nodes[node.name].ahead for node in nodes}
 
 
-def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> None:
-    """Raise LabError if what is to be read back of nodes is not what was written."""
+def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], image: Path) -> None:
+    """Raise LabError if what is to be read back of nodes is not what was written, or is of no use with this image."""
     def check(node: PlannedNode) -> None:
-        if files.checksum(_memory(home, node)) != checkpoint.nodes[node.name].memory_checksum:
+        if saveimage.checksum(_memory(home, node)) != checkpoint.nodes[node.name].memory_checksum:
             raise LabError(f"The memory of '{node.name}' is not what was saved.")
 
     try:
+        _check_files(checkpoint, home, nodes)
         of_each(nodes, check)
         for name, known in checkpoint.layer_checksums.items():
-            if files.checksum(home / "disks" / name) != known:
+            layer = home / "disks" / name
+            below = qcow2.backing_file(layer)
+            if below not in checkpoint.layer_checksums and Path(below).resolve() != image.resolve():
+                raise LabError(f"The disk '{name}' is over '{below}', which is no part of what was saved.")
+            if files.checksum(layer) != known:
                 raise LabError(f"The disk '{name}' is not what was saved.")
     except OSError as error:
-        raise LabError(f"{error.strerror}: '{error.filename}'.") from None
-
-
-def bring_keys(home: Path, lab: Path) -> None:
-    """Give a lab the keys that its saved machines know. Raises LabError."""
-    try:
-        shutil.copytree(home / "keys", lab / "keys", dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise LabError(f"Its keys cannot be read: {error}.") from None
+        raise LabError(f"What is saved of the lab '{checkpoint.lab}' cannot be read: {_said(error)}.") from None
 
 
 def load(home: Path) -> Checkpoint | None:
     """The checkpoint in a directory, if there is one. Raises LabError where it cannot be read."""
     try:
-        checkpoint = Checkpoint.model_validate_json((home / _FILE).read_bytes())
+        with (home / _FILE).open("rb") as file:
+            text = file.read(_LONGEST_FILE + 1)
+        return Checkpoint.model_validate_json(text)
     except FileNotFoundError:
         return None
     except (OSError, ValidationError):
         raise LabError(f"What is saved in '{home}' cannot be read.") from None
-    with suppress(OSError):
-        os.utime(home)
-    return checkpoint
 
 
 def differences(checkpoint: Checkpoint, key: dict[str, str]) -> list[str]:
@@ -172,8 +194,13 @@ def differences(checkpoint: Checkpoint, key: dict[str, str]) -> list[str]:
 
 def size(home: Path) -> int:
     """Bytes on the disk that go when it is removed: files that something else has as well do not count."""
-    found = [path.stat() for path in home.rglob("*") if path.is_file()]
-    return sum(status.st_blocks * 512 for status in found if status.st_nlink == 1)
+    total = 0
+    for path in home.rglob("*"):
+        with suppress(OSError):  # It may be removed meanwhile.
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                total += status.st_blocks * 512
+    return total
 
 
 def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gib: float | None = None) -> list[Path]:
@@ -181,9 +208,6 @@ def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gi
 
     Those in use stay. Returns what was removed.
     """
-    for leftover in root.glob(".*ing-*"):  # Of a labctl that was killed.
-        if time.time() - leftover.stat().st_mtime > _LEFT_SECONDS:
-            shutil.rmtree(leftover, ignore_errors=True)
     homes = sorted((path for path in root.glob("[!.]*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
     total, removed = sum(map(size, homes)), []
     for home in homes:
@@ -195,57 +219,80 @@ def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gi
     return removed
 
 
+def leftovers(root: Path) -> dict[Path, str | None]:
+    """What a labctl that was killed left of checkpoints, by the lab that one may still be at work for."""
+    return {path: match["lab"] for path in root.glob(".*") if (match := _LEFT.fullmatch(path.name))}
+
+
 def remove(home: Path) -> None:
     """Remove a checkpoint, if it is there. Its layers stay wherever else they are used."""
-    if home.exists():
-        aside = Path(tempfile.mkdtemp(prefix=".removing-", dir=home.parent))
-        home.rename(aside / home.name)
-        shutil.rmtree(aside)
+    aside = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
+    with suppress(FileNotFoundError):
+        home.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-# ---- One node ---------------------------------------------------------------------------------------------
+# ---- The files of a checkpoint ------------------------------------------------------------------------------
 
 
-def _freeze(plan: Plan, lab: Path, work: Path, provider: "Provider") -> tuple[dict[str, str], float]:
-    """Write all memories, and let the nodes go on.
+def _need_space(plan: Plan, directories: Collection[Path]) -> None:
+    needed = sum(node.memory for node in plan.nodes) * _DISK_SHARE
+    for directory in directories:
+        free, there = free_disk(directory)
+        if free < needed:
+            raise LabError(f"The lab '{plan.lab}' cannot be saved: that may need {needed:.0f} MiB of disk in "
+                           f"'{there}', and {free} MiB are free.", hint="'labctl gc' makes room.")
 
-    Returns the layer that each one's disk has become, and for how many seconds they were held still.
-    """
-    disks = lab / "disks"
-    layers = {node.name: f".{node.name}.{uuid4().hex[:8]}.qcow2" for node in plan.nodes}
-    held = time.monotonic()
-    provider.suspend()
+
+def _below(disks: Path, layers: Iterable[str]) -> set[str]:
+    """Layers and all that are below them in the same directory, by name."""
+    found: set[str] = set()
+    for layer in layers:
+        name = layer
+        while name not in found and "/" not in name:
+            found.add(name)
+            name = qcow2.backing_file(disks / name)
+    return found
+
+
+def _put(work: Path, home: Path, lab: str) -> None:
+    """Give a checkpoint that is complete its name, under which there is one at every moment if there was one before."""
+    old = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
+    near = home.with_name(f"{_COPYING}{lab}")
     try:
-        of_each(plan.nodes, lambda node: provider.save(node.name, _memory(work, node)))
-        for name in ("keys", "seeds", "consoles"):
-            shutil.copytree(lab / name, work / name)
+        shutil.rmtree(near, ignore_errors=True)
+        if work.stat().st_dev != home.parent.stat().st_dev:
+            shutil.copytree(work, near)
+            work = near
+        with suppress(FileNotFoundError):
+            home.rename(old)
+        work.rename(home)
     finally:
-        # Also where one could not be saved: those that were are gone, and go on from what was written.
-        there = provider.states()
-        gone = [node for node in plan.nodes if node.name not in there]
-        for node in gone:
-            (disks / f"{node.name}.qcow2").rename(disks / layers[node.name])
-            namespace.take_from_machines(disks / layers[node.name])
-        of_each(gone, lambda node: _thaw(layers[node.name], node, work, lab, provider))
-        still = time.monotonic() - held
-        provider.resume()
-    for layer in disks.glob(".*.qcow2"):
-        files.adopt(layer, work / "disks" / layer.name)
-    return layers, still
+        for path in (near, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _thaw(layer: str, node: PlannedNode, home: Path, lab: Path, provider: "Provider") -> None:
-    """Start a node as it was saved, held still, on a new overlay over its topmost layer."""
-    overlay, seed = lab / "disks" / f"{node.name}.qcow2", lab / "seeds" / f"{node.name}.iso"
-    overlay.unlink(missing_ok=True)
-    qcow2.overlay(overlay, layer)
-    memory = _memory(home, node)
-    now = Disks(overlay, seed, console=lab / "consoles" / f"{node.name}.log",
-                serial=paths.serial(lab.name, node.interfaces[0].address))
-    xml = moved(provider.saved_xml(memory), provider.instance, node.name, now)
-    with saved_as(xml, memory) as file:
-        provider.restore(file, paused=True)
+def _check_files(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> None:
+    """Raise LabError unless all that is to be read of a checkpoint is there, in files of its own."""
+    for node in nodes:
+        if node.name not in checkpoint.nodes:
+            raise LabError(f"The node '{node.name}' is no part of what was saved.")
+    large = [*(_memory(home, node) for node in nodes), *(home / "disks" / name for name in checkpoint.layer_checksums)]
+    small = [home / file for node in nodes for file in _others(node)]
+    for path in [*large, *small]:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or (path in small and status.st_size > _LARGEST_OTHER):
+            raise LabError(f"'{path}' is not what was saved.")
+
+
+def _others(node: PlannedNode) -> list[str]:
+    """The files of a node that are kept beside its memory and disk."""
+    return [f"seeds/{node.name}.iso", f"consoles/{node.name}.log"]
 
 
 def _memory(home: Path, node: PlannedNode) -> Path:
     return home / f"{node.name}.memory"
+
+
+def _said(error: OSError | shutil.Error) -> str:
+    return f"{error.strerror}: '{error.filename}'" if isinstance(error, OSError) and error.strerror else str(error)

@@ -9,15 +9,10 @@ which is what the guest waits for. The memory depends on no lab and is kept in t
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from filelock import FileLock, Timeout
@@ -28,6 +23,7 @@ from labctl.base.progress import Progress
 from labctl.base.wait import Deadline, until
 from labctl.images import qcow2
 from labctl.images.store import Image
+from labctl.machines.memory import saveimage
 from labctl.plan.domain import Accel, Disks, domain_xml, split, waiting
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -43,10 +39,6 @@ _MAKE_SECONDS = 40
 _START_SECONDS = 15
 _KEPT = 4
 """Memories in the cache; each takes 200 to 300 MB."""
-_HEADER = struct.Struct("=16s5I56x")
-"""Of a file that libvirt saves to (qemu_saveimage.h): magic, version, length of the XML, whether the machine is to run,
-compression, cookie. QEMU's stream follows after the XML."""
-_MAGIC = b"LibvirtQemudSave"
 
 
 @dataclass(frozen=True)
@@ -90,8 +82,16 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
 def start(template: Template, xml: str, node: str, provider: "Provider", console: Path, patience: float) -> None:
     """Start a machine from memory and wait until it knows who it is. Raises LabError."""
     bare, late = split(xml)
-    with saved_as(bare, template.memory) as file:
-        provider.restore(file)
+    # libvirt finds a machine's name and UUID in the file, and may open it more than once: so each node has its own.
+    memory = template.memory.with_name(f".{node}.memory")
+    try:
+        files.copy(template.memory, memory)
+        saveimage.give(memory, bare)
+        provider.restore(memory)
+    except OSError as error:
+        raise LabError(f"{error.strerror}: '{error.filename}'.") from None
+    finally:
+        memory.unlink(missing_ok=True)
     for device in late:
         provider.attach(node, device)
     _wait_for(_KNOWS, node, provider, console, _START_SECONDS * patience)
@@ -144,60 +144,3 @@ def _key(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "P
     disks = Disks(anywhere, anywhere, anywhere, anywhere, image.media, anywhere)
     xml = _generic_xml(plan.model_copy(update={"lab": ""}), UUID(int=0), node, disks, accel, image)
     return hashlib.sha256(f"{image.manifest.digest} {provider.versions()} {xml}".encode()).hexdigest()[:16]
-
-
-# ---- A saved machine as libvirt reads it ---------------------------------------------------------------------
-
-
-@contextmanager
-def saved_as(xml: str, memory: Path) -> Iterator[Path]:
-    """A pipe that reads like a file to which libvirt has saved the machine `xml`, with the memory of another.
-
-    libvirt compares the names and UUIDs of a saved machine and the one it is to become, so the saved one has to
-    have the right ones from the start; and a copy of the memory for each node would be written for nothing.
-    """
-    # Looked at before anybody opens the pipe: libvirt would wait for ever for a writer that has failed.
-    with memory.open("rb") as source:
-        header = source.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise LabError(f"'{memory}' is not what was saved.")
-    _, version, length, _, compression, _ = _HEADER.unpack(header)
-    text = xml.encode() + b"\0"
-    beginning = _HEADER.pack(_MAGIC, version, len(text), 1, compression, 0) + text
-    with tempfile.TemporaryDirectory(dir=memory.parent, prefix=".pipe-") as directory:
-        pipe = Path(directory) / "pipe"
-        os.mkfifo(pipe, 0o600)
-        done = threading.Event()
-        arguments = (pipe, beginning, memory, _HEADER.size + length, done)
-        writer = threading.Thread(target=_write, args=arguments, daemon=True)
-        writer.start()
-        try:
-            yield pipe
-        finally:
-            done.set()
-            writer.join()
-
-
-def _write(pipe: Path, beginning: bytes, memory: Path, offset: int, done: threading.Event) -> None:
-    target = _open_when_read(pipe, done)
-    if target is None:
-        return
-    try:
-        with target, memory.open("rb") as source:
-            target.write(beginning)
-            source.seek(offset)
-            shutil.copyfileobj(source, target, 2**20)
-    except OSError:
-        return  # The pipe ends early, and libvirt says what it misses; or it did not want to read on.
-
-
-def _open_when_read(pipe: Path, done: threading.Event) -> BinaryIO | None:
-    while not done.is_set():
-        try:
-            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # Nobody reads yet.
-            time.sleep(0.01)
-        else:
-            os.set_blocking(descriptor, True)
-            return os.fdopen(descriptor, "wb", buffering=0)
-    return None
