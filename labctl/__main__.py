@@ -11,6 +11,7 @@ import errno
 import gc
 import os
 import sys
+from io import TextIOWrapper
 
 COULD_NOT_RUN = 2
 BUG = 70
@@ -25,6 +26,9 @@ def main() -> None:
     # Where they are closed, the first files to be opened would take their places, and the output.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A terminal that lacks a character shows '?' for it.
     try:
         code = _run(signals)
         sys.stdout.flush()  # A full disk shows here, and not after the exit code is known.

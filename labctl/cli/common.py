@@ -45,6 +45,13 @@ class DataOutput(StrEnum):
     yaml = "yaml"
 
 
+class Events(StrEnum):
+    """How it is told what happens."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
 def lab_names() -> list[str]:
     """For completion."""
     return lab.names()
@@ -90,6 +97,9 @@ SetOption = Annotated[list[str] | None, typer.Option(
     show_default=False)]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", envvar="LABCTL_OUTPUT", help="How to print it.")]
 
+EventsOption = Annotated[Events, typer.Option(
+    "--output", "-o", help="How to tell what happens: 'jsonl' prints an object per line.")]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -128,8 +138,11 @@ def print_data(value: Any, output: Output | DataOutput) -> None:
     typer.echo(display.data(value, output.value))
 
 
-def progress_of(nodes: Sequence[plan.PlannedNode]) -> display.LiveProgress | display.PlainProgress:
+def progress_of(nodes: Sequence[plan.PlannedNode], events: Events = Events.text) -> (
+        display.LiveProgress | display.PlainProgress | display.JsonLines):
     """What shows the progress of nodes: live on a terminal, a line per event elsewhere."""
+    if events is Events.jsonl:
+        return display.JsonLines(out)
     return display.LiveProgress(err, nodes) if err.is_terminal else display.PlainProgress(err)
 
 

@@ -40,6 +40,42 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(grid, soft_wrap=True)
 
 
+def can_show(console: Console, text: str) -> bool:
+    """Whether a console's encoding has all characters of a text."""
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class JsonLines:
+    """A JSON object per event on a line of its own, for other programs."""
+
+    def __init__(self, console: Console) -> None:
+        self._file = console.file
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Something happened."""
+        self._file.write(json.dumps({"event": kind, **facts}) + "\n")
+        self._file.flush()
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+        self.event("message", text=text)
+
+    def passed(self, node: str, gate: Gate) -> None:
+        """See Progress."""
+        self.event("gate", node=node, gate=gate, seconds=round(time.monotonic() - self._start, 3))
+
+
 class PlainProgress:
     """A line per event, for logs and pipes."""
 

@@ -9,6 +9,8 @@ import typer
 from labctl.base.errors import LabError
 from labctl.cli import display
 from labctl.cli.common import (
+    Events,
+    EventsOption,
     GuestOption,
     LabArgument,
     NameOption,
@@ -64,11 +66,12 @@ def up(
     start: Annotated[str | None, typer.Option(
         "--from", metavar="CHECKPOINT", help="Start from a checkpoint of yours.", autocompletion=checkpoint_names,
         show_default=False)] = None,
+    output: EventsOption = Events.text,
 ) -> None:
     """Start a lab, and return when it serves."""
     planned = make_plan(topology_, name, guest, changes)
     chosen, remark = lifecycle.accelerator(accel.value, host)
-    with progress_of(planned.nodes) as progress:
+    with progress_of(planned.nodes, output) as progress:
         if remark:
             progress.say(remark)
         started = lifecycle.up(planned, chosen, host, progress, limit=timeout, keep=keep, cold=cold, start=start,
@@ -172,6 +175,7 @@ def reset(
     target: Annotated[str | None, typer.Argument(
         metavar="[LAB|NODE]", help="A lab, or a node of one; the only lab that is up where it is left out.",
         autocompletion=node_names, show_default=False)] = None,
+    output: EventsOption = Events.text,
 ) -> None:
     """Put a lab, or one of its nodes, back to its configured state, whatever was done to it."""
     if target is None or target in lab.names():
@@ -181,27 +185,9 @@ def reset(
         found, node = targets.one_node(target)
         nodes = [node]
     must_be_open(found)
-    with progress_of(nodes) as progress:
+    with progress_of(nodes, output) as progress:
         rewind.reset(found, nodes, progress)
     err.print(f"The lab '{found.name}' serves as it did when it was new.", markup=False)
-
-
-@app.command()
-def test(
-    name: LabArgument = None,
-    expression: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only the checks whose names match.")] = "",
-    list_only: Annotated[bool, typer.Option("--list", help="Show the checks, run none.")] = False,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report.",
-                                               show_default=False)] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.",
-                                              show_default=False)] = None,
-) -> None:
-    """Check from the client that the lab does what it should."""
-    from labctl.observe import checks  # noqa: PLC0415 (pytest is loaded by this command alone)
-
-    found = targets.one_lab(name)
-    must_be_open(found)
-    raise typer.Exit(checks.run(found, out, expression=expression, list_only=list_only, junit=junit, html=html))
 
 
 @app.command()

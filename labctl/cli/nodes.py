@@ -9,6 +9,8 @@ import typer
 from labctl.base import process
 from labctl.base.errors import LabError
 from labctl.cli.common import (
+    Events,
+    EventsOption,
     LabArgument,
     NodeArgument,
     PatternArgument,
@@ -53,11 +55,11 @@ def exec_(
 
 
 @app.command()
-def reboot(target: PatternArgument) -> None:
+def reboot(target: PatternArgument, output: EventsOption = Events.text) -> None:
     """Restart the system of a node or several, and return when the lab serves again."""
     found, nodes = targets.some_nodes(target)
     must_be_open(found)
-    with progress_of(nodes) as progress:
+    with progress_of(nodes, output) as progress:
         found.reboot(nodes, progress)
     err.print(f"The lab '{found.name}' serves again.", markup=False)
 

@@ -1,119 +1,137 @@
-"""Run the suite in tests/labs against a lab, and say plainly what came of it."""
+"""Runs the suite in tests/labs against a lab, and makes a verdict of each check; pytest is the runner."""
 
 import os
+import random
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.markup import escape
 
+from labctl.base.errors import LabError
 from labctl.base.resources import CHECKS
 from labctl.labs.lab import Lab
+from labctl.observe.selection import matching
+from labctl.observe.verdict import Check, CheckFailed, Verdict, Watcher
 
-PASSED = 0
-FAILED = 1
-COULD_NOT_CHECK = 2
-NO_CHECKS = 3
-INTERRUPTED = 130
-
-
-def run(lab: Lab, console: Console, *, expression: str, list_only: bool, junit: Path | None, html: Path | None) -> int:
-    """Run the checks whose names match `expression`, or list them; returns labctl's exit code."""
-    arguments = [
-        str(CHECKS), "-c", str(CHECKS / "pytest.ini"), "--rootdir", str(CHECKS), "--lab", lab.name,
-        # The report below says it in our words.
-        "-p", "no:terminal", "-p", "no:cacheprovider",
-        *(["-k", expression] if expression else []),
-        *(["--collect-only"] if list_only else []),
-        *(["--junit-xml", str(junit.absolute())] if junit else []),
-        *(["-p", "pytest_metadata.plugin", "-p", "pytest_html.plugin", "--html", str(html.absolute()),
-           "--self-contained-html"] if html else []),
-    ]
-    # Whatever plugins and options the user has for his own tests have no business here.
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    os.environ.pop("PYTEST_ADDOPTS", None)
-    report = _Report(console, list_only)
-    code = pytest.main(arguments, plugins=[report])
-    if code == pytest.ExitCode.INTERRUPTED:
-        return INTERRUPTED
-    if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-        return COULD_NOT_CHECK
-    if list_only:
-        return PASSED if report.listed else NO_CHECKS
-    return report.conclude()
+LAB = pytest.StashKey[Lab]()
+"""Where the suite finds the lab."""
+_MEASURED = "measured"
 
 
-class _Report:
-    """Prints a line per check; keeps count of the three outcomes."""
+def choose(lab: Lab, expression: str = "") -> list[Check]:
+    """The checks of a lab that match `expression`, in order. Raises LabError for an expression that makes no sense."""
+    return _Suite(lab, expression, list_only=True).run()
 
-    def __init__(self, console: Console, list_only: bool) -> None:
-        self._console = console
+
+def run(lab: Lab, watcher: Watcher, expression: str = "", seed: int | None = None) -> list[Verdict]:
+    """Make the checks of a lab that match `expression`, in the suite's order or in one that a seed stands for.
+
+    The expression is one of pytest's, of words in names and titles, or a piece of a title.
+    Raises LabError for an expression that makes no sense.
+    """
+    suite = _Suite(lab, expression, watcher=watcher, seed=seed)
+    suite.run()
+    return suite.verdicts
+
+
+class _Suite:
+    """A pytest plugin that chooses checks, and takes down what came of them."""
+
+    def __init__(self, lab: Lab, expression: str, *, watcher: Watcher | None = None, seed: int | None = None,
+                 list_only: bool = False) -> None:
+        self.verdicts: list[Verdict] = []
+        self._lab = lab
+        self._expression = expression
+        self._watcher = watcher
+        self._seed = seed
         self._list_only = list_only
-        self._titles: dict[str, str] = {}
-        self._passed = self._failed = self._unknown = 0
-        self.listed = 0
+        self._checks: dict[str, Check] = {}
+        self._broken: list[str] = []
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Remember what to call each check."""
-        for item in session.items:
-            self._titles[item.nodeid] = _title(item)
-            if self._list_only:
-                self._console.print(f"{item.name:<32} {_title(item)}", markup=False, soft_wrap=True)
-        self.listed = len(session.items)
+    def run(self) -> list[Check]:
+        """Have pytest run; returns the checks that were chosen."""
+        # Whatever plugins and options users have for tests of their own have no business here.
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        os.environ.pop("PYTEST_ADDOPTS", None)
+        code = pytest.main([
+            str(CHECKS), "-c", str(CHECKS / "pytest.ini"), "--rootdir", str(CHECKS), "-p", "no:terminal",
+            "-p", "no:cacheprovider", *(["--collect-only"] if self._list_only else []),
+        ], plugins=[self])
+        if code == pytest.ExitCode.INTERRUPTED and not self._broken:
+            raise KeyboardInterrupt
+        if self._broken or code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+            raise RuntimeError("\n".join(["The suite cannot be run.", *self._broken]))
+        return list(self._checks.values())
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Hand the lab to the suite."""
+        config.stash[LAB] = self._lab
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Keep the checks that are wanted, in the order that is wanted."""
+        named = [(item, check_of(item)) for item in items]
+        wanted = {check.id for check in matching([check for _, check in named], self._expression)}
+        config.hook.pytest_deselected(items=[item for item, check in named if check.id not in wanted])
+        items[:] = [item for item, check in named if check.id in wanted]
+        if self._seed is not None:
+            random.Random(self._seed).shuffle(items)
+        self._checks = {item.nodeid: check_of(item) for item in items}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A suite that cannot be read is a bug, shown as one."""
+        """A suite that cannot be read is a bug."""
         if report.failed:
-            self._console.print(str(report.longrepr), markup=False)
-            self._unknown += 1
+            self._broken.append(str(report.longrepr))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Say what is looked at."""
+        if self._watcher:
+            self._watcher.begins(self._checks[nodeid])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None],
+        self, item: pytest.Item, call: pytest.CallInfo[None],
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Tell a check that failed from one that could not be made: anything but a failed assertion."""
+        """Make a verdict of what a check came to."""
         report = yield
-        if call.excinfo is not None and not call.excinfo.errisinstance((AssertionError, pytest.fail.Exception)):
-            report.user_properties.append(("could_not_check", str(call.excinfo.value)))
+        if call.when == "call" or (call.when == "setup" and call.excinfo):
+            verdict = judged(self._checks[item.nodeid], call.excinfo.value if call.excinfo else None,
+                             report.duration, dict(item.user_properties).get(_MEASURED))
+            self.verdicts.append(verdict)
+            if self._watcher:
+                self._watcher.ends(verdict)
         return report
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Print the outcome of a check."""
-        title = escape(self._titles.get(report.nodeid, report.nodeid))
-        title += "".join(f" ({value})" for key, value in report.user_properties if key == "measured")
-        reasons = [str(value) for key, value in report.user_properties if key == "could_not_check"]
-        if reasons and not report.passed:
-            self._unknown += 1
-            self._console.print(f"[yellow]?[/] {title}: could not check", soft_wrap=True)
-            self._detail(reasons[0])
-        elif report.failed:
-            self._failed += 1
-            self._console.print(f"[red]✗[/] {title}  [dim]{report.duration:.1f} s[/]", soft_wrap=True)
-            self._detail(str(report.longrepr))
-        elif report.when == "call" and report.passed:
-            self._passed += 1
-            self._console.print(f"[green]✓[/] {title}  [dim]{report.duration:.1f} s[/]", soft_wrap=True)
 
-    def conclude(self) -> int:
-        """Print the totals; returns the exit code."""
-        counts = [f"{self._passed} passed", f"{self._failed} failed"]
-        if self._unknown:
-            counts.append(f"{self._unknown} could not be checked")
-        self._console.print(", ".join(counts))
-        if self._failed:
-            return FAILED
-        if self._unknown:
-            return COULD_NOT_CHECK
-        return PASSED if self._passed else NO_CHECKS
-
-    def _detail(self, text: str) -> None:
-        for line in text.splitlines():
-            self._console.print(f"    {line}", markup=False, soft_wrap=True)
+def judged(check: Check, problem: BaseException | None, seconds: float, measured: object = None) -> Verdict:
+    """The verdict on a check that ended with `problem`; anything but a failed one means that it could not be made."""
+    facts = {**dict(check), "seconds": round(seconds, 3), "measured": measured}
+    match problem:
+        case None:
+            return Verdict(**facts, outcome="passed")
+        case CheckFailed():
+            return Verdict(**facts, outcome="failed", message=problem.message, suspects=problem.suspects)
+        case LabError():
+            return Verdict(**facts, outcome="unknown", message=problem.message)
+        case _:
+            message = f"{_bug(problem)}: {type(problem).__name__}: {problem}"
+            return Verdict(**facts, outcome="unknown", message=message)
 
 
-def _title(item: pytest.Item) -> str:
-    function = getattr(item, "function", None)
+def _bug(problem: BaseException) -> str:
+    trace = problem.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})" if trace else ""
+    return f"This is a bug in the check{place}; please report it"
+
+
+def check_of(item: pytest.Item) -> Check:
+    """What people call a test of the suite: by its docstring's first line, and what it is about."""
+    function: object = getattr(item, "function", None)
     words = (getattr(function, "__doc__", None) or item.name).strip().splitlines()[0]
     callspec = getattr(item, "callspec", None)
-    return f"{callspec.id}: {words}" if callspec else words
+    subject = str(callspec.id) if callspec else ""
+    name = getattr(function, "__name__", item.name).removeprefix("test_")
+    return Check(id=f"{subject}/{name}" if subject else name, title=f"{subject}: {words}" if subject else words,
+                 subject=subject)

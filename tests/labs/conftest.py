@@ -1,15 +1,15 @@
-"""Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and the hosts to ask."""
+"""Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and who observes it."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
-import testinfra
-from observe import Observer, ServiceType
-from testinfra.host import Host
 
-from labctl.labs.lab import Lab, open_lab
+from labctl.labs.lab import Lab
 from labctl.language.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
+from labctl.observe.checks import LAB
+from labctl.observe.observer import Observer, ServiceType
+from labctl.observe.verdict import Measure, Measured
 from labctl.plan.plan import Plan
 
 # A fixture's name to what it stands for in a plan: a test that asks for one runs once for each.
@@ -90,12 +90,8 @@ def _services(plan: Plan, kind: type[ServiceType]) -> list[tuple[str, ServiceTyp
     return [(name, service) for name, service in plan.topology.services.items() if isinstance(service, kind)]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--lab", required=True, help="The name of the lab to check.")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    plan = open_lab(metafunc.config.getoption("--lab")).plan
+    plan = metafunc.config.stash[LAB].plan
     for name, subjects in _SUBJECTS.items():
         if name in metafunc.fixturenames:
             found = subjects(plan)
@@ -112,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Lab:
     """The lab under test."""
-    return open_lab(request.config.getoption("--lab"))
+    return request.config.stash[LAB]
 
 
 @pytest.fixture(scope="session")
@@ -122,15 +118,12 @@ def plan(lab: Lab) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def host(lab: Lab) -> Callable[[str], Host]:
-    """A node's name to a testinfra host."""
-    def connect(name: str) -> Host:
-        return testinfra.get_host(f"ssh://{name}", ssh_config=str(lab.ssh_config), controlpersist=0)
-
-    return connect
-
-
-@pytest.fixture(scope="session")
-def observer(lab: Lab, host: Callable[[str], Host]) -> Observer:
+def observer(lab: Lab) -> Observer:
     """What can be seen from outside, and whom to suspect."""
-    return Observer(lab, host)
+    return Observer(lab)
+
+
+@pytest.fixture
+def measure(record_property: Callable[[str, object], None]) -> Measure:
+    """Notes a figure and its bound in the check's verdict."""
+    return lambda value, unit, bound: record_property("measured", Measured(value=value, unit=unit, bound=bound))

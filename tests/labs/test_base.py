@@ -1,22 +1,19 @@
 """What every node has."""
 
 import re
-from collections.abc import Callable
 
-import pytest
-from observe import Observer
-from testinfra.host import Host
-
+from labctl.observe.observer import Observer
+from labctl.observe.verdict import fail
 from labctl.plan.plan import Plan
 from labctl.plan.probe import SOURCES
 
 _UNUSED_PORT = 9
 
 
-def test_names_resolve(node: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+def test_names_resolve(node: str, plan: Plan, observer: Observer) -> None:
     """every machine's name resolves to its address"""
     expected = {other.name: str(other.interfaces[0].address) for other in plan.nodes if other.name != node}
-    output = host(node).run("getent hosts " + " ".join(expected)).stdout
+    output = observer.host(node).run("getent hosts " + " ".join(expected)).stdout
     found = {words[1]: words[0] for words in map(str.split, output.splitlines()) if len(words) > 1}
     wrong = sorted(name for name in expected if found.get(name) != expected[name])
     if wrong:
@@ -24,14 +21,13 @@ def test_names_resolve(node: str, plan: Plan, host: Callable[[str], Host], obser
                        (node, "base/hosts"))
 
 
-def test_addresses(node: str, plan: Plan, host: Callable[[str], Host]) -> None:
+def test_addresses(node: str, plan: Plan, observer: Observer) -> None:
     """each network interface has its static address"""
-    output = host(node).run("ip -o -4 address show").stdout
+    output = observer.host(node).run("ip -o -4 address show").stdout
     found = set(re.findall(r"^\d+: (\S+)\s+inet (\S+) ", output, re.MULTILINE))
     for interface in plan.node(node).interfaces:
         if (interface.name, f"{interface.address}/{interface.prefix}") not in found:
-            pytest.fail(f"On '{node}' the interface {interface.name} does not have the address {interface.address}.",
-                        pytrace=False)
+            fail(f"On '{node}' the interface {interface.name} does not have the address {interface.address}.")
 
 
 def test_no_firewall(node: str, observer: Observer) -> None:
@@ -43,8 +39,8 @@ def test_no_firewall(node: str, observer: Observer) -> None:
     # With bash, as nc knows other options on each guest (CentOS 7 began without -z).
     said = observer.says(asker, f"timeout 8 bash -c ': </dev/tcp/{address}/{_UNUSED_PORT}' 2>&1")
     if "refused" not in said:
-        pytest.fail(f"'{node}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
-                    f"firewall: {said or 'no answer'}.", pytrace=False)
+        fail(f"'{node}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
+                    f"firewall: {said or 'no answer'}.")
 
 
 def test_package_source(node: str, plan: Plan, observer: Observer) -> None:

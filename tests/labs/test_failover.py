@@ -1,10 +1,6 @@
 """An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
 
-from collections.abc import Callable
 
-from observe import LOOK_SECONDS, Observer
-from testinfra.host import Host
-from web import units_of
 
 from labctl.base.progress import Silent
 from labctl.base.wait import Deadline, until
@@ -12,6 +8,9 @@ from labctl.labs.lab import Lab
 from labctl.labs.readiness import crowd
 from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
 from labctl.language.services.vrrp import router_ids
+from labctl.observe.observer import LOOK_SECONDS, Observer
+from labctl.observe.verdict import Measure
+from labctl.observe.web import units_of
 from labctl.plan.plan import Plan
 
 _NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
@@ -35,28 +34,26 @@ def _steps(node: str, failover: Failover) -> list[tuple[str, str]]:
     return [(node, step) for step in failover.steps]
 
 
-def test_clean_stop(floating: str, plan: Plan, host: Callable[[str], Host], observer: Observer,
-                    record_property: Callable[[str, object], None]) -> None:
+def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Measure) -> None:
     """a holder that is stopped hands over at once"""
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.stop_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
     try:
         with observer.probing(frontend) as probes:
-            host(holder).check_output(f"systemctl stop {failover.unit}")
+            observer.do(holder, f"systemctl stop {failover.unit}")
             taker = _somebody_else_takes_over(frontend, failover, holder, observer)
             gap = observer.gap_until_it_serves(probes)
     finally:
-        host(holder).check_output(f"systemctl start {failover.unit}")
-    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+        observer.do(holder, f"systemctl start {failover.unit}")
+    measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After a clean stop of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
                        *_steps(taker, failover))
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 
-def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer,
-               record_property: Callable[[str, object], None]) -> None:
+def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer, measure: Measure) -> None:
     """a holder that crashes is replaced in the election's time"""
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.crash_seconds, failover, observer)
@@ -70,14 +67,14 @@ def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer,
         if lab.states()[holder] != "running":
             lab.start(plan.node(holder))
         lab.gates(Silent()).wait_for_nodes([plan.node(holder)])
-    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+    measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After the crash of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
                        *_steps(taker, failover))
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 
-def test_partition(electing: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
     """two holders that did not hear each other are one again when they do"""
     frontend, failover = _frontend(electing, plan)
     holder = _one_holder(frontend, failover, observer)
@@ -85,13 +82,13 @@ def test_partition(electing: str, plan: Plan, host: Callable[[str], Host], obser
     rule = f"INPUT {failover.messages} -j DROP"
     iptables = plan.guest.facts["iptables"]
     try:
-        host(other).check_output(f"{iptables} -I {rule}")
+        observer.do(other, f"{iptables} -I {rule}")
         if not until(lambda: observer.holders(frontend) == list(frontend.holders),
                      Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
             observer.blame(f"'{other}' does not take {frontend.address} although it hears nobody.",
                            *_steps(other, failover))
     finally:
-        host(other).run(f"{iptables} -D {rule}")
+        observer.host(other).run(f"{iptables} -D {rule}")
     if not until(lambda: len(observer.holders(frontend)) == 1,
                  Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
         observer.blame(f"The partition is over, and {frontend.address} is still at "
@@ -132,21 +129,21 @@ def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:
                        *_steps(holder, failover))
 
 
-def test_program_dies(watched: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+def test_program_dies(watched: str, plan: Plan, observer: Observer) -> None:
     """a holder whose program dies while its machine lives loses the address"""
     service = observer.service(watched, Vrrp)
     frontend, failover = _frontend(watched, plan)
     holder = _one_holder(frontend, failover, observer)
     units = units_of(holder, service.port, observer)
     try:
-        host(holder).check_output(f"systemctl stop {units}")
+        observer.do(holder, f"systemctl stop {units}")
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         statuses = [answer.status for answer in observer.sample(frontend.address, frontend.port, 4, host=frontend.host)]
         if statuses != [200] * 4:
             observer.blame(f"'{taker}' has the address, and requests get the HTTP statuses {statuses}.",
                            *_steps(taker, failover))
     finally:
-        host(holder).check_output(f"systemctl start {units}")
+        observer.do(holder, f"systemctl start {units}")
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 

@@ -1,15 +1,12 @@
 """HAProxy: balancing on layer 7."""
 
 from collections import Counter
-from collections.abc import Callable
-
-from observe import Observer
-from testinfra.host import Host
-from web import ask, must_be_well, units_of
 
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Haproxy
 from labctl.language.services.haproxy import CHECK_FAILURES, CHECK_SECONDS
+from labctl.observe.observer import Observer
+from labctl.observe.web import ask, must_be_well, units_of
 
 _ROUNDS = 4
 
@@ -31,7 +28,7 @@ def test_proxy_spread(proxy: tuple[str, str], observer: Observer) -> None:
         observer.blame(message, (node, "haproxy/haproxy"))
 
 
-def test_dead_backend(proxy: tuple[str, str], host: Callable[[str], Host], observer: Observer) -> None:
+def test_dead_backend(proxy: tuple[str, str], observer: Observer) -> None:
     """no request fails while a server behind the proxy is dead"""
     name, node = proxy
     service = observer.service(name, Haproxy)
@@ -42,12 +39,12 @@ def test_dead_backend(proxy: tuple[str, str], host: Callable[[str], Host], obser
         return [answer.server for answer in ask(node, service.port, observer, 2 * len(service.servers))]
 
     try:
-        host(dead).check_output(f"systemctl stop {units}")
+        observer.do(dead, f"systemctl stop {units}")
         got = servers()
         if not set(got) <= set(others):
             observer.blame(f"With '{dead}' dead every request should be answered by {others}; the answers came from "
                            f"{got}.", (node, "haproxy/haproxy"))
     finally:
-        host(dead).check_output(f"systemctl start {units}")
+        observer.do(dead, f"systemctl start {units}")
     if not until(lambda: dead in servers(), Deadline(2 * CHECK_SECONDS * CHECK_FAILURES * observer.lab.patience)):
         observer.blame(f"'{node}' does not use '{dead}' again.", (node, "haproxy/haproxy"))

@@ -1,15 +1,14 @@
 """heartbeat: who takes part, and what becomes of the VIP when a web server is silent and its machine is not."""
 
-from collections.abc import Callable
 
-from balancing import frontend_of
-from observe import LOOK_SECONDS, Observer
-from testinfra.host import Host
-from web import must_be_well, units_of
 
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Heartbeat
 from labctl.language.services.heartbeat import DEADTIME, MOVE_SECONDS
+from labctl.observe.balancing import frontend_of
+from labctl.observe.observer import LOOK_SECONDS, Observer
+from labctl.observe.verdict import Measure
+from labctl.observe.web import must_be_well, units_of
 
 _FILES = ("heartbeat/authkeys", "heartbeat/resources")
 """The steps without which heartbeat does not start."""
@@ -48,8 +47,7 @@ def test_watch(watching: tuple[str, str], observer: Observer) -> None:
         observer.blame(f"'{node}' did not ask its own web server for {seconds:.0f} s.", (node, "heartbeat/watch"))
 
 
-def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host], observer: Observer,
-                           record_property: Callable[[str, object], None]) -> None:
+def test_silent_web_server(watched_by_heartbeat: str, observer: Observer, measure: Measure) -> None:
     """a holder whose web server stops hands the VIP over"""
     service = observer.service(watched_by_heartbeat, Heartbeat)
     frontend = frontend_of(service, observer)
@@ -60,14 +58,14 @@ def test_silent_web_server(watched_by_heartbeat: str, host: Callable[[str], Host
     units = units_of(node, service.port, observer)
     try:
         with observer.probing(frontend) as probes:
-            host(node).check_output(f"systemctl stop {units}")
+            observer.do(node, f"systemctl stop {units}")
             if not until(lambda: observer.holds_alone(peer, frontend), Deadline(allowed + 10), LOOK_SECONDS):
                 observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                                (node, "heartbeat/watch"))
             gap = observer.gap_until_it_serves(probes)
     finally:
-        host(node).check_output(f"systemctl start {units}")
-    record_property("measured", f"{gap:.1f} s without service, {allowed:.1f} s allowed")
+        observer.do(node, f"systemctl start {units}")
+    measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After the web server on '{node}' stopped nobody served for {gap:.1f} s; {allowed:.1f} s are "
                        "allowed.", (node, "heartbeat/watch"))

@@ -1,9 +1,9 @@
 """Web servers, each by its own address."""
 
-from observe import Observer
-from web import must_be_well
 
 from labctl.language.services import Httpd
+from labctl.observe.observer import Observer
+from labctl.observe.web import must_be_well
 
 
 def test_own_page(httpd_server: tuple[str, str], observer: Observer) -> None:

@@ -1,10 +1,10 @@
 """IPVS: who answers, in which order, on which path, and what is done about a dead server."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Address
 
-from balancing import (
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Ipvs
+from labctl.observe.balancing import (
     all_must_answer,
     blame_server,
     director_of,
@@ -14,12 +14,9 @@ from balancing import (
     is_rotation,
     rotation,
 )
-from observe import Frame, Observer, mac_to_node
-from testinfra.host import Host
-from web import units_of
-
-from labctl.base.wait import Deadline, until
-from labctl.language.services import Ipvs
+from labctl.observe.observer import Observer
+from labctl.observe.web import units_of
+from labctl.observe.wire import Frame, mac_to_node
 from labctl.plan.plan import Plan
 
 _ROUNDS = 3
@@ -186,7 +183,7 @@ def test_own_connections(snat: str, observer: Observer) -> None:
                        (director, "ipvs/snat" if forwards(director, observer) else "ipvs/forward"))
 
 
-def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observer) -> None:
+def test_dead_server(checked: str, observer: Observer) -> None:
     """a server that dies leaves the table in time, and comes back when it is well"""
     service = observer.service(checked, Ipvs)
     frontend = frontend_of(service, observer)
@@ -202,7 +199,7 @@ def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observ
                      asked=False)
     suspect, = director_steps(service, director, "healthcheck")
     try:
-        host(server).check_output(f"systemctl stop {units}")
+        observer.do(server, f"systemctl stop {units}")
         if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
             observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after it stopped serving.",
                            suspect)
@@ -214,7 +211,7 @@ def test_dead_server(checked: str, host: Callable[[str], Host], observer: Observ
         if service.health.type == "http":
             _junk_is_no_answer(service, server, director, suspect, observer)
     finally:
-        host(server).check_output(f"systemctl start {units}")
+        observer.do(server, f"systemctl start {units}")
     if not until(lambda: server in observer.table(director, service), Deadline(bound)):
         observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after it serves again.", suspect)
 
@@ -231,7 +228,7 @@ def _junk_is_no_answer(service: Ipvs, server: str, director: str, suspect: tuple
         observer.host(server).run("kill %s; pkill -x nc", talker)
 
 
-def test_refused_page(page_checked: str, plan: Plan, host: Callable[[str], Host], observer: Observer) -> None:
+def test_refused_page(page_checked: str, plan: Plan, observer: Observer) -> None:
     """a server whose port is open but whose page is not served leaves the table as well"""
     service = observer.service(page_checked, Ipvs)
     assert service.health
@@ -241,18 +238,17 @@ def test_refused_page(page_checked: str, plan: Plan, host: Callable[[str], Host]
     bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
     suspect, = director_steps(service, director, "healthcheck")
     try:
-        host(server).check_output(f"chmod 000 {page}")
+        observer.do(server, f"chmod 000 {page}")
         if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
             observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after its page is refused.",
                            suspect)
     finally:
-        with suppress(AssertionError):
-            host(server).check_output(f"chmod 644 {page}")
+        observer.says(server, f"chmod 644 {page}")
     if not until(lambda: server in observer.table(director, service), Deadline(bound)):
         observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after its page is back.", suspect)
 
 
-def test_log(script_checked: str, host: Callable[[str], Host], observer: Observer) -> None:
+def test_log(script_checked: str, observer: Observer) -> None:
     """the script that checks the servers logs who goes and who comes back"""
     service = observer.service(script_checked, Ipvs)
     assert service.health
@@ -267,8 +263,8 @@ def test_log(script_checked: str, host: Callable[[str], Host], observer: Observe
 
     for action, what in (("stop", "gone"), ("start", "back")):
         before = logged(what)
-        host(server).check_output(f"systemctl {action} {units}")
+        observer.do(server, f"systemctl {action} {units}")
         if not until(lambda what=what, before=before: logged(what) > before, Deadline(bound)):  # type: ignore[misc]
-            host(server).run(f"systemctl start {units}")
+            observer.host(server).run(f"systemctl start {units}")
             observer.blame(f"Nothing in /var/log/ipvsmonitor.log says that {address} is {what}.",
                            (director, "ipvs/healthcheck"))

@@ -1,9 +1,9 @@
 """nginx as a web server, each by its own address."""
 
-from observe import Observer
-from web import must_be_well
 
 from labctl.language.services import Nginx
+from labctl.observe.observer import Observer
+from labctl.observe.web import must_be_well
 
 
 def test_nginx_page(nginx_server: tuple[str, str], observer: Observer) -> None:

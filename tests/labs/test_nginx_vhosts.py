@@ -1,15 +1,14 @@
 """nginx as a proxy: which host reaches which servers, and what survives."""
 
-from collections.abc import Callable
 
-from balancing import director_of, director_steps, frontend_of
-from observe import Observer, told
-from testinfra.host import Host
-from web import ask, must_be_well, port_of, units_of
 
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Ipvs, NginxVhosts
 from labctl.language.services.nginx_vhosts import FAIL_SECONDS, PORT
+from labctl.observe.balancing import director_of, director_steps, frontend_of
+from labctl.observe.observer import Observer
+from labctl.observe.web import ask, must_be_well, port_of, units_of
+from labctl.observe.wire import told
 
 _STRANGER = "www.nobody.example"
 _MISDIRECTED = 421
@@ -35,7 +34,7 @@ def test_unknown_host(vhost_proxy: tuple[str, str], observer: Observer) -> None:
     observer.blame(message, (proxy, "nginx-vhosts/default"))
 
 
-def test_vhost_dead_server(shared_vhost: tuple[str, str], host: Callable[[str], Host], observer: Observer) -> None:
+def test_vhost_dead_server(shared_vhost: tuple[str, str], observer: Observer) -> None:
     """through no proxy does a request fail while one of the host's servers is dead"""
     name, site = shared_vhost
     service = observer.service(name, NginxVhosts)
@@ -44,21 +43,21 @@ def test_vhost_dead_server(shared_vhost: tuple[str, str], host: Callable[[str], 
     for proxy in service.nodes:
         _all_serve(service, proxy, site, observer)
     try:
-        host(dead).check_output(f"systemctl stop {units}")
+        observer.do(dead, f"systemctl stop {units}")
         for proxy in service.nodes:
             answers = ask(proxy, PORT, observer, _REQUESTS, site)
             if {(answer.status, *answer.names) for answer in answers} != {(200, proxy, other) for other in others}:
                 observer.blame(f"With '{dead}' dead, requests for '{site}' at '{proxy}' should be answered by "
                                f"{others}; they got {told(answers)}.", (proxy, "nginx-vhosts/vhosts"))
     finally:
-        host(dead).check_output(f"systemctl start {units}")
+        observer.do(dead, f"systemctl start {units}")
     for proxy in service.nodes:
         if not until(lambda: dead in {answer.names[-1] for answer in ask(proxy, PORT, observer, _REQUESTS, site)},  # noqa: B023
                      Deadline(2 * FAIL_SECONDS * observer.lab.patience)):
             observer.blame(f"'{proxy}' does not use '{dead}' again.", (proxy, "nginx-vhosts/vhosts"))
 
 
-def test_dead_proxy(proxied: str, host: Callable[[str], Host], observer: Observer) -> None:
+def test_dead_proxy(proxied: str, observer: Observer) -> None:
     """a proxy whose nginx stops leaves the table in time; from then on no request fails"""
     service = observer.service(proxied, Ipvs)
     frontend = frontend_of(service, observer)
@@ -67,14 +66,14 @@ def test_dead_proxy(proxied: str, host: Callable[[str], Host], observer: Observe
     director = director_of(service, observer)
     dead, *others = service.real_servers
     try:
-        host(dead).check_output("systemctl stop nginx")
+        observer.do(dead, "systemctl stop nginx")
         gone = until(lambda: dead not in observer.table(director, service), Deadline(bound))
         answers = observer.sample(service.vip, service.port, _REQUESTS, host=frontend.host)
         if not gone or {(answer.status, answer.server) for answer in answers} != {(200, other) for other in others}:
             observer.blame(f"{bound:.0f} s after nginx stopped on '{dead}' all requests should be answered through "
                            f"{others}; they got {told(answers)}.", *director_steps(service, director, "healthcheck"))
     finally:
-        host(dead).check_output("systemctl start nginx")
+        observer.do(dead, "systemctl start nginx")
     if not until(lambda: dead in observer.table(director, service),
                  Deadline(bound * observer.lab.patience)):
         observer.blame(f"'{director}' does not use '{dead}' again.", *director_steps(service, director, "healthcheck"))

@@ -1,12 +1,10 @@
 """Clocks: whose time a machine follows, and how closely."""
 
 from dataclasses import dataclass
-from pathlib import Path
-
-from observe import Observer
 
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Ntp
+from labctl.observe.observer import Observer
 
 _SECONDS = 20
 """From the start of both until the client has chosen its server: two bursts of questions, the clock set between."""
@@ -15,7 +13,6 @@ _OFFSET_SECONDS = 0.128
 _UNSYNCHRONISED = 16
 _ALARM = 3
 """A leap indicator: the clock is not set."""
-_SNTP = Path(__file__).with_name("sntp.py").read_text()
 _HERE = "127.0.0.1"
 
 
@@ -79,6 +76,6 @@ def _tells(asker: str, address: str, observer: Observer) -> bool:
 
 def _clocks(asker: str, observer: Observer, *addresses: str) -> dict[str, Clock]:
     """What those say who answer a node."""
-    lines = map(str.split, observer.says(asker, observer.python(_SNTP, *addresses)).splitlines())
+    lines = map(str.split, observer.says(asker, observer.python("sntp", *addresses)).splitlines())
     return {address: Clock(int(leap), int(stratum), reference, float(offset))
             for address, leap, stratum, reference, offset in lines}

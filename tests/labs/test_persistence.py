@@ -4,10 +4,10 @@ import time
 from ipaddress import IPv4Address
 from typing import NoReturn
 
-from balancing import blame_silence, director_of, director_steps
-from observe import Connection, Observer
-
 from labctl.language.services import Ipvs
+from labctl.observe.balancing import blame_silence, director_of, director_steps
+from labctl.observe.observer import Observer
+from labctl.observe.wire import Connection
 
 _LONGEST_WAIT = 30
 """Seconds; templates that live longer are only looked at once."""

@@ -5,10 +5,9 @@ from functools import reduce
 from ipaddress import IPv4Address
 from math import gcd
 
-from balancing import blame_silence, choices, director_of, director_steps, must_be_reachable
-from observe import Observer
-
 from labctl.language.services import Ipvs
+from labctl.observe.balancing import blame_silence, choices, director_of, director_steps, must_be_reachable
+from labctl.observe.observer import Observer
 
 
 def test_open_connections(counting: str, observer: Observer) -> None:

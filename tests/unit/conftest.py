@@ -1,16 +1,10 @@
 """Unit tests: in and out of the pure code, hermetic, the same examples every time."""
 
-import sys
-
 import pytest
 from hypothesis import settings
 
-from labctl.base.resources import CHECKS
-
 settings.register_profile("ordinary", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.register_profile("thorough", settings.get_profile("ordinary"), max_examples=600)
-
-sys.path.append(str(CHECKS))  # The checks are no package; what is pure in them is tested like everything else.
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -99,3 +99,14 @@ def test_a_sheet_has_each_step_with_reason_files_commands_and_the_way_back() -> 
                 assert f"    {command.splitlines()[0]}" in text
     assert "(mode 0600)" in text
     assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_events_for_other_programs_are_an_object_per_line() -> None:
+    console, out = printed(width=20)
+    with display.JsonLines(console) as progress:
+        progress.say("[bold] stays as it is, 一 " + "x" * 40)
+        progress.passed("rs1", "ssh")
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first == {"event": "message", "text": "[bold] stays as it is, 一 " + "x" * 40}
+    assert out.getvalue().isascii()
+    assert {key: second[key] for key in ("event", "node", "gate")} == {"event": "gate", "node": "rs1", "gate": "ssh"}

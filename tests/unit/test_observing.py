@@ -1,17 +1,18 @@
-"""tests/labs: what the checks make of what they see, as far as no lab is needed for it."""
+"""labctl.observe: what is made of what is seen, as far as no lab is needed for it."""
 
 from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
-from balancing import choices, is_rotation, rotation
 from hypothesis import given
 from hypothesis import strategies as st
-from observe import _CONNECTION, _FRAME, Answer, Frame, Observer, _frame, longest_gap, mac_to_node, told
 from samples import HAPROXY, NAT, plan_of
-from testinfra.host import Host
-from web import must_be_well
+
+from labctl.observe.balancing import choices, is_rotation, rotation
+from labctl.observe.observer import Observer
+from labctl.observe.web import must_be_well
+from labctl.observe.wire import Answer, Connection, Frame, connections, frames, longest_gap, mac_to_node, told
 
 if TYPE_CHECKING:
     from labctl.labs.lab import Lab
@@ -91,8 +92,7 @@ REQUEST, REPLY = IPv4Address("10.10.10.50"), IPv4Address("10.10.10.100")
 
 
 def frame(line: str) -> Frame | None:
-    match = _FRAME.search(line)
-    return _frame(match) if match else None
+    return next(iter(frames(line)), None)
 
 
 @pytest.mark.parametrize(("line", "tunnel"), [
@@ -145,15 +145,15 @@ TCP 01:59  TIME_WAIT   20.20.20.50:12346  20.20.20.100:80    10.10.10.13:80
 
 
 def test_connections_and_templates_are_read() -> None:
-    names = ("protocol", "minutes", "seconds", "state", "client", "client_port", "virtual", "virtual_port", "server",
-             "server_port")
-    found = [" ".join(row[name] for name in names) for row in _CONNECTION.finditer(LISTING)]
-    assert found == [
-        "TCP 14 58 ESTABLISHED 20.20.20.50 12345 20.20.20.100 80 10.10.10.12 8080",
-        "TCP 00 14 NONE 20.20.20.201 0 20.20.20.101 80 10.10.10.12 80",
-        "TCP 00 19 NONE 20.20.20.201 0 20.20.20.100 0 10.10.10.13 0",
-        "IP 00 09 NONE 20.20.20.201 0 0.0.0.3 0 10.10.10.12 0",
-        "TCP 01 59 TIME_WAIT 20.20.20.50 12346 20.20.20.100 80 10.10.10.13 80",
+    client, other = IPv4Address("20.20.20.50"), IPv4Address("20.20.20.201")
+    first, second = IPv4Address("10.10.10.12"), IPv4Address("10.10.10.13")
+    vip = IPv4Address("20.20.20.100")
+    assert connections(LISTING) == [
+        Connection("ESTABLISHED", 898, client, 12345, vip, 80, first),
+        Connection("NONE", 14, other, 0, IPv4Address("20.20.20.101"), 80, first),
+        Connection("NONE", 19, other, 0, vip, 0, second),
+        Connection("NONE", 9, other, 0, IPv4Address("0.0.0.3"), 0, first),
+        Connection("TIME_WAIT", 119, client, 12346, vip, 80, second),
     ]
 
 
@@ -196,7 +196,7 @@ class Scripted(Observer):
     """Observes nothing: gets this answer to each request, and hears this from each node."""
 
     def __init__(self, text: str, answer: Answer, says: str = "active") -> None:
-        super().__init__(cast("Lab", SimpleNamespace(plan=plan_of(text))), _no_host)
+        super().__init__(cast("Lab", SimpleNamespace(plan=plan_of(text))))
         self.answer = answer
         self.heard = says
 
@@ -211,10 +211,6 @@ class Scripted(Observer):
     def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
         """See Observer."""
         raise AssertionError(message, [kind for _, kind in suspects])
-
-
-def _no_host(name: str) -> Host:
-    raise NotImplementedError(name)
 
 
 TWO_PORTS = NAT + "  apache-2: { type: httpd, nodes: [rs1], port: 8080 }\n"

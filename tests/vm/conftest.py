@@ -179,9 +179,10 @@ def planned(lab: str) -> Plan:
 
 
 def failures(report: Path) -> dict[str, str]:
-    """The failed checks of a JUnit report, with what they said."""
+    """The ids of failed checks in a JUnit report, with what they said."""
     found = {}
     for case in ET.parse(report).getroot().iter("testcase"):
         for outcome in [*case.findall("failure"), *case.findall("error")]:
-            found[case.attrib["name"]] = (outcome.text or "") + outcome.attrib.get("message", "")
+            name = next(each.attrib["value"] for each in case.iter("property") if each.attrib["name"] == "id")
+            found[name] = (outcome.text or "") + outcome.attrib.get("message", "")
     return found

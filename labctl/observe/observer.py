@@ -3,22 +3,22 @@
 import re
 import shlex
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from textwrap import shorten
 from typing import NoReturn, TypeVar
 
-import pytest
 from testinfra.host import Host
 
+from labctl.base.errors import LabError
 from labctl.base.wait import Deadline, until
 from labctl.labs.lab import Lab
 from labctl.language.services import Frontend, Ipvs, Service
+from labctl.observe import hosts
+from labctl.observe.verdict import CheckFailed
+from labctl.observe.wire import Answer, Connection, Frame, connections, frames, longest_gap, mac_to_node
 from labctl.plan.plan import PlannedNode
 from labctl.plan.steps import Step
 
@@ -31,81 +31,15 @@ REQUEST_SECONDS = 2.5
 """Time for a SYN that is lost, and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
 """Below the range that the kernel chooses from (32768 and above), and around once in eleven minutes."""
-_ASKER = Path(__file__).with_name("asker.py").read_text()
-_QUAD = r"\d+\.\d+\.\d+\.\d+"
-_FRAME = re.compile(
-    r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
-    rf"(?:(?P<outer_source>{_QUAD}) > (?P<outer_target>{_QUAD}): .*?)?"
-    rf"(?P<source>{_QUAD})\.(?P<source_port>\d+) > (?P<target>{_QUAD})\.(?P<target_port>\d+): "
-    r"Flags \[(?P<flags>[^]]+)\]")
-_CONNECTION = re.compile(
-    rf"^(?P<protocol>TCP|IP)\s+(?P<minutes>\d+):(?P<seconds>\d+)\s+(?P<state>\S+)\s+"
-    rf"(?P<client>{_QUAD}):(?P<client_port>\d+)\s+(?P<virtual>{_QUAD}):(?P<virtual_port>\d+)\s+"
-    rf"(?P<server>{_QUAD}):(?P<server_port>\d+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A TCP segment as it was on the wire, and the tunnel that it was in."""
-
-    source_mac: str
-    target_mac: str
-    source: IPv4Address
-    target: IPv4Address
-    target_port: int
-    flags: str
-    tunnel: tuple[IPv4Address, IPv4Address] | None
-
-
-@dataclass(frozen=True)
-class Connection:
-    """An entry of a director's connection table; client port 0 is a persistence template."""
-
-    state: str
-    expires: int
-    """Seconds"""
-    client: IPv4Address
-    client_port: int
-    virtual: IPv4Address
-    virtual_port: int
-    server: IPv4Address
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a request got: HTTP status 0 is no answer at all."""
-
-    status: int
-    page: str
-
-    @property
-    def names(self) -> list[str]:
-        """The machines that the page names: first who answered, then who was asked by it."""
-        return self.page.split()
-
-    @property
-    def server(self) -> str:
-        """Who answered."""
-        return self.names[0] if self.names else ""
-
-    def __str__(self) -> str:
-        if self.status != 200:
-            return f"HTTP status {self.status}" if self.status else "no answer"
-        return f"'{shorten(self.page, 40)}'"
-
-
-def told(answers: Sequence[Answer]) -> str:
-    """Answers, for people: how often which."""
-    return ", ".join(f"{count} × {answer}" for answer, count in Counter(map(str, answers)).items()) or "no answer"
+_PROGRAMS = Path(__file__).parent / "guest"
 
 
 class Observer:
     """Looks at a lab from its client and, where that cannot tell, from its nodes."""
 
-    def __init__(self, lab: Lab, host: Callable[[str], Host]) -> None:
+    def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.plan = lab.plan
-        self.host = host
         self._next_port = 0
         self._next_source = 0
 
@@ -113,6 +47,10 @@ class Observer:
     def client_node(self) -> PlannedNode:
         """The node that requests come from."""
         return self.plan.clients()[0]
+
+    def host(self, node: str) -> Host:
+        """A node as a testinfra host."""
+        return hosts.host(self.lab, node)
 
     @property
     def client(self) -> Host:
@@ -128,6 +66,13 @@ class Observer:
     def says(self, node: str, command: str) -> str:
         """What a command prints on a node."""
         return str(self.host(node).run(command).stdout.strip())
+
+    def do(self, node: str, command: str) -> None:
+        """Run a command that has to succeed. Raises LabError."""
+        result = self.host(node).run(command)
+        if result.rc:
+            said = (result.stderr or result.stdout).strip().splitlines()
+            raise LabError(f"'{command}' failed on '{node}': {said[-1] if said else 'it said nothing'}")
 
     # ---- Requests -----------------------------------------------------------------------------------------
 
@@ -145,11 +90,12 @@ class Observer:
 
     def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
         """The command by which a node runs the asker."""
-        return self.python(_ASKER, verb, address, port, host or address, *more)
+        return self.python("asker", verb, address, port, host or address, *more)
 
     def python(self, program: str, *arguments: object) -> str:
-        """The command by which a node runs a program in its Python."""
-        return shlex.join(map(str, [self.plan.guest.facts["python"], "-S", "-E", "-c", program, *arguments]))
+        """The command by which a node runs one of the programs in `guest` in its Python."""
+        code = (_PROGRAMS / f"{program}.py").read_text()
+        return shlex.join(map(str, [self.plan.guest.facts["python"], "-S", "-E", "-c", code, *arguments]))
 
     def neighbour(self, node: str) -> str:
         """Who asks a node at its own address: the client, or where it is on other networks, a node beside it."""
@@ -212,10 +158,7 @@ class Observer:
     def connections(self, director: str) -> list[Connection]:
         """A director's connection table."""
         output = self.host(director).run("ipvsadm -Lnc").stdout
-        return [Connection(row["state"], 60 * int(row["minutes"]) + int(row["seconds"]),
-                           IPv4Address(row["client"]), int(row["client_port"]),
-                           IPv4Address(row["virtual"]), int(row["virtual_port"]), IPv4Address(row["server"]))
-                for row in _CONNECTION.finditer(output)]
+        return connections(output)
 
     @contextmanager
     def sources(self, service: Ipvs, count: int) -> Iterator[list[IPv4Address]]:
@@ -256,7 +199,7 @@ class Observer:
     @contextmanager
     def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
         """Capture at each node's interface what matches the tcpdump expression; filled in at the end of the block."""
-        frames: dict[str, list[Frame]] = {name: [] for name in points}
+        seen: dict[str, list[Frame]] = {name: [] for name in points}
 
         def begin(name: str) -> None:
             self.host(name).run(
@@ -264,17 +207,17 @@ class Observer:
                 ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &", points[name], expression)
             ready = "for i in $(seq 100); do grep -q listening /tmp/labctl-capture.err && exit; sleep 0.2; done; exit 1"
             if self.host(name).run(ready).rc:
-                raise RuntimeError(f"tcpdump does not start on '{name}'")
+                raise LabError(f"tcpdump does not start on '{name}'.")
 
         def end(name: str) -> None:
             output = self.host(name).run("pkill -INT tcpdump; sleep 0.5; cat /tmp/labctl-capture; "
                                          "rm -f /tmp/labctl-capture*").stdout
-            frames[name] += [_frame(match) for match in map(_FRAME.search, output.splitlines()) if match]
+            seen[name] += frames(output)
 
         with ThreadPoolExecutor() as pool:
             try:
                 list(pool.map(begin, points))
-                yield frames
+                yield seen
             finally:
                 list(pool.map(end, points))
 
@@ -295,7 +238,7 @@ class Observer:
 
         try:
             if not until(settled, Deadline(10 * self.lab.patience)):
-                pytest.fail(f"The VIP {frontend.address} did not answer before anything was broken.", pytrace=False)
+                raise CheckFailed(f"The VIP {frontend.address} did not answer before anything was broken.")
             yield so_far
         finally:
             self.client.run("kill %s; rm -f /tmp/labctl-probe", pid)
@@ -328,9 +271,7 @@ class Observer:
         applied = self.lab.applied() if len(steps) > 1 else {}
         undone = [(node, step) for node, step in steps
                   if applied.get(node) is not None and step.name not in (applied[node] or ())]
-        pytest.fail("\n".join([message, *(
-            f"The step {node}/{step.name} looks wrong: {step.title}. 'labctl apply {node}/{step.name}' does it again."
-            for node, step in undone or steps)]), pytrace=False)
+        raise CheckFailed(message, [f"{node}/{step.name}" for node, step in undone or steps])
 
     def settled(self, frontend: Frontend) -> list[str]:
         """The holders of the address, once nodes that just started have had the time to agree."""
@@ -341,30 +282,3 @@ class Observer:
 
         until(agreed, Deadline(2 * frontend.failover.crash_seconds if frontend.failover else 0), LOOK_SECONDS)
         return self.holders(frontend)
-
-
-def _frame(match: re.Match[str]) -> Frame:
-    tunnel = (IPv4Address(match["outer_source"]), IPv4Address(match["outer_target"])) if match["outer_source"] else None
-    return Frame(match["source_mac"], match["target_mac"], IPv4Address(match["source"]), IPv4Address(match["target"]),
-                 int(match["target_port"]), match["flags"], tunnel)
-
-
-def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
-    """Seconds from the last success before a failure to the first one after it, or to the last probe of all.
-
-    0 where nothing failed.
-    """
-    longest, last_good, failing = 0.0, probes[0][0], False
-    for moment, good in probes:
-        if good:
-            if failing:
-                longest = max(longest, moment - last_good)
-            last_good, failing = moment, False
-        else:
-            failing = True
-    return max(longest, probes[-1][0] - last_good) if failing else longest
-
-
-def mac_to_node(nodes: Sequence[PlannedNode]) -> dict[str, str]:
-    """Each interface's MAC address to its node."""
-    return {interface.mac: node.name for node in nodes for interface in node.interfaces}

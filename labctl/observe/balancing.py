@@ -6,10 +6,10 @@ from functools import reduce
 from math import gcd
 from typing import NoReturn
 
-from observe import Answer, Observer
-from web import must_be_well
-
 from labctl.language.services import Frontend, Ipvs, Router, Service
+from labctl.observe.observer import Observer
+from labctl.observe.web import must_be_well
+from labctl.observe.wire import Answer
 
 
 def frontend_of(service: Service, observer: Observer) -> Frontend:

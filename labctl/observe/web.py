@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from observe import Answer, Observer
+from labctl.observe.observer import Observer
+from labctl.observe.wire import Answer
 
 _ANSWERS = ("httpd/page", "nginx/page", "nginx-vhosts/vhosts")
 """The steps that say what is answered."""

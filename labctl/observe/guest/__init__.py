@@ -1,0 +1,1 @@
+"""Programs that run on nodes, by whatever Python the guest has; nothing imports them."""

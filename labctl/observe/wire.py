@@ -1,0 +1,116 @@
+"""What can be seen of a lab from outside: frames, answers, a director's connections; and what their listings say."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from textwrap import shorten
+
+from labctl.plan.plan import PlannedNode
+
+_QUAD = r"\d+\.\d+\.\d+\.\d+"
+_FRAME = re.compile(
+    r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
+    rf"(?:(?P<outer_source>{_QUAD}) > (?P<outer_target>{_QUAD}): .*?)?"
+    rf"(?P<source>{_QUAD})\.(?P<source_port>\d+) > (?P<target>{_QUAD})\.(?P<target_port>\d+): "
+    r"Flags \[(?P<flags>[^]]+)\]")
+_CONNECTION = re.compile(
+    rf"^(?P<protocol>TCP|IP)\s+(?P<minutes>\d+):(?P<seconds>\d+)\s+(?P<state>\S+)\s+"
+    rf"(?P<client>{_QUAD}):(?P<client_port>\d+)\s+(?P<virtual>{_QUAD}):(?P<virtual_port>\d+)\s+"
+    rf"(?P<server>{_QUAD}):(?P<server_port>\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A TCP segment as it was on the wire, and the tunnel that it was in."""
+
+    source_mac: str
+    target_mac: str
+    source: IPv4Address
+    target: IPv4Address
+    target_port: int
+    flags: str
+    tunnel: tuple[IPv4Address, IPv4Address] | None
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An entry of a director's connection table; client port 0 is a persistence template."""
+
+    state: str
+    expires: int
+    """Seconds"""
+    client: IPv4Address
+    client_port: int
+    virtual: IPv4Address
+    virtual_port: int
+    server: IPv4Address
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got: HTTP status 0 is no answer at all."""
+
+    status: int
+    page: str
+
+    @property
+    def names(self) -> list[str]:
+        """The machines that the page names: first who answered, then who was asked by it."""
+        return self.page.split()
+
+    @property
+    def server(self) -> str:
+        """Who answered."""
+        return self.names[0] if self.names else ""
+
+    def __str__(self) -> str:
+        if self.status != 200:
+            return f"HTTP status {self.status}" if self.status else "no answer"
+        return f"'{shorten(self.page, 40)}'"
+
+
+def told(answers: Sequence[Answer]) -> str:
+    """Answers, for people: how often which."""
+    return ", ".join(f"{count} × {answer}" for answer, count in Counter(map(str, answers)).items()) or "no answer"
+
+
+def frames(listing: str) -> list[Frame]:
+    """The TCP segments in what `tcpdump -e -n` prints."""
+    return [_frame(match) for match in map(_FRAME.search, listing.splitlines()) if match]
+
+
+def _frame(match: re.Match[str]) -> Frame:
+    tunnel = (IPv4Address(match["outer_source"]), IPv4Address(match["outer_target"])) if match["outer_source"] else None
+    return Frame(match["source_mac"], match["target_mac"], IPv4Address(match["source"]), IPv4Address(match["target"]),
+                 int(match["target_port"]), match["flags"], tunnel)
+
+
+def connections(listing: str) -> list[Connection]:
+    """The entries in what `ipvsadm -Lnc` prints."""
+    return [Connection(row["state"], 60 * int(row["minutes"]) + int(row["seconds"]),
+                       IPv4Address(row["client"]), int(row["client_port"]),
+                       IPv4Address(row["virtual"]), int(row["virtual_port"]), IPv4Address(row["server"]))
+            for row in _CONNECTION.finditer(listing)]
+
+
+def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
+    """Seconds from the last success before a failure to the first one after it, or to the last probe of all.
+
+    0 where nothing failed.
+    """
+    longest, last_good, failing = 0.0, probes[0][0], False
+    for moment, good in probes:
+        if good:
+            if failing:
+                longest = max(longest, moment - last_good)
+            last_good, failing = moment, False
+        else:
+            failing = True
+    return max(longest, probes[-1][0] - last_good) if failing else longest
+
+
+def mac_to_node(nodes: Iterable[PlannedNode]) -> dict[str, str]:
+    """Each interface's MAC address to its node."""
+    return {interface.mac: node.name for node in nodes for interface in node.interfaces}
