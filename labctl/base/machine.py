@@ -1,7 +1,12 @@
 """What this machine has left to give."""
 
+import os
 import shutil
 from pathlib import Path
+
+from labctl.base.errors import LabError
+
+_TUN = Path("/dev/net/tun")
 
 
 def available_memory() -> int:
@@ -22,3 +27,13 @@ def free_disk(directory: Path) -> tuple[int, Path]:
     while not directory.exists():
         directory = directory.parent
     return shutil.disk_usage(directory).free // 2**20, directory
+
+
+def check_tun() -> None:
+    """Raise LabError if the network interfaces of machines cannot be made here."""
+    if not _TUN.exists():
+        raise LabError(f"There is no '{_TUN}', which the network interfaces of machines need.",
+                       hint="'sudo modprobe tun' makes it; a container has to be started with it.")
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        raise LabError(f"You may not open '{_TUN}', which the network interfaces of machines need.",
+                       hint=f"'sudo chmod 666 {_TUN}', as it is on most systems, lets everybody.")

@@ -12,7 +12,8 @@ from labctl.base import process
 from labctl.base.errors import LabError
 from labctl.base.process import CommandError, Running
 
-_START = Path(__file__).with_name("user-namespace.sh")
+START = Path(__file__).with_name("user-namespace.sh")
+"""How every program begins that is to be in a namespace."""
 _STRANGERS = (0x7000_0000, 65_533)
 """Users that own nothing, for the machines of root's labs: the first one in this user namespace is taken. The first
 is in a range that no distribution gives to anybody (systemd's page 'Users, Groups, UIDs and GIDs'); in a container,
@@ -55,10 +56,7 @@ def subordinate(file: str) -> list[Range]:
 
     Raises LabError if it has none.
     """
-    found: list[Range] = []
-    for user, first, count in _entries(file):
-        if user in (user_name(), str(os.getuid())):
-            found.append(Range(1 + sum(each.length for each in found), first, count))
+    found = _subordinate(file)
     if not found:
         raise LabError(f"The file '{file}' has no subordinate ids for '{user_name()}'.", hint=more_ids(file))
     return found
@@ -90,12 +88,12 @@ def kvm_group() -> int | None:
     if os.getuid() == 0 or not _KVM.exists():
         return None
     wanted = _KVM.stat().st_gid
-    return next((inside + wanted - outside for inside, outside, count in subordinate("/etc/subgid")
+    return next((inside + wanted - outside for inside, outside, count in _subordinate("/etc/subgid")
                  if outside <= wanted < outside + count), None)
 
 
 def as_machine(argv: Sequence[str | Path]) -> list[str | Path]:
-    """The command line by which a program in a namespace of ours has a machine's rights."""
+    """The command line by which a program in a namespace of ours has the rights that machines have."""
     user, kvm = str(machine_user()), kvm_group()
     return ["setpriv", "--reuid", user, "--regid", user, "--groups", f"{user},{kvm}" if kvm else user, *argv]
 
@@ -125,22 +123,27 @@ def spawn(argv: Sequence[str | Path], output: Path, known: Callable[[int], None]
         _give(pid, wanted)
 
     outside = machine_user() if os.getuid() == 0 else 0
-    return process.spawn([_START, str(outside), *argv], output, let_in)
+    return process.spawn([START, str(outside), *argv], output, let_in)
 
 
-def run(argv: Sequence[str | Path], timeout: float | None = None) -> str:
+def run(argv: Sequence[str | Path]) -> str:
     """Run a program as root of a namespace and return what it printed.
 
-    `timeout` is in seconds. Raises CommandError if it fails or is too slow, and LabError if there is no namespace.
+    Raises CommandError if it fails, and LabError if there are no ids for it.
     """
+    status, said = attempt(argv, None)
+    if status:
+        lines = said.strip().splitlines()
+        raise CommandError(lines[-1] if lines else f"It ended with status {status}.")
+    return said
+
+
+def attempt(argv: Sequence[str | Path], timeout: float | None) -> tuple[int | None, str]:
+    """The same; returns the program's status (negative: a signal; None: not within `timeout` s) and what it printed."""
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         output = Path(directory) / "output"
-        running = spawn(argv, output)
-        status = process.wait(running, timeout)
-        said = output.read_text(errors="replace")
-        if status:
-            raise CommandError(said.strip().splitlines()[-1] if said.strip() else f"It ended with status {status}.")
-        return said
+        status = process.wait(spawn(argv, output), timeout)
+        return status, output.read_text(errors="replace")
 
 
 def user_name() -> str:
@@ -156,6 +159,14 @@ def _give(pid: int, wanted: Ids) -> None:
             Path(f"/proc/{pid}/{kind}_map").write_text("".join(f"{' '.join(map(str, each))}\n" for each in ranges))
         else:
             process.run([f"new{kind}map", str(pid), *(str(number) for each in ranges for number in each)])
+
+
+def _subordinate(file: str) -> list[Range]:
+    found: list[Range] = []
+    for user, first, count in _entries(file):
+        if user in (user_name(), str(os.getuid())):
+            found.append(Range(1 + sum(each.length for each in found), first, count))
+    return found
 
 
 def _entries(file: str) -> list[tuple[str, int, int]]:

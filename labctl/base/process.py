@@ -137,12 +137,12 @@ def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None
         raise _missing(words[0]) from None
 
 
-def wait(running: Running, timeout: float | None) -> int:
-    """The status of a program that was spawned, once it has ended. Raises CommandError if it takes too long."""
+def wait(running: Running, timeout: float | None) -> int | None:
+    """The status of a program that was spawned, once it has ended; None, and it is ended, if it takes too long."""
     try:
         return running.wait(timeout)
     except subprocess.TimeoutExpired:
-        raise CommandError(f"The command did not end within {timeout} s.") from None
+        return None
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

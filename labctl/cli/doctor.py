@@ -28,7 +28,7 @@ def doctor(
         with progress_of(planned.nodes) as progress:
             findings = examination.examine_guest(loaded, planned, progress)
     for finding in findings:
-        sign = {"fine": "[green]✓[/]", "slow": "[yellow]![/]", "missing": "[red]✗[/]"}[finding.verdict]
+        sign = {"fine": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}[finding.verdict]
         out.print(f"{sign} ", end="")
         out.print(f"{finding.what}: {finding.detail}", markup=False, soft_wrap=True)
         if finding.mend:

@@ -1,18 +1,25 @@
 """Is there hardware acceleration that works? Found out by running a guest, not by looking at /dev/kvm."""
 
+import hashlib
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
-from labctl.base import paths
+from labctl.base import namespace, paths
 from labctl.base.errors import LabError
-from labctl.base.process import CommandError, run
 from labctl.plan.domain import Accel
 
 EMULATORS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 """QEMU's usual name, and where Enterprise Linux hides it."""
-_LIMIT = 2.0
-"""Seconds; a working KVM needs a tenth of it. One that emulates every instruction is no acceleration."""
+NOT_ALLOWED = "machines of a lab may not open /dev/kvm"
+NO_QEMU = "QEMU is not installed"
+UNTRIED = "a private room, to try it in, cannot be made"
+_DEVICE = Path("/dev/kvm")
+_IN_TIME = 'ulimit -c 0; ulimit -t 2; exec "$@"'
+"""Seconds of the processor; a working KVM needs a tenth. One that emulates every instruction is no acceleration."""
+_WAIT_SECONDS = 10
+"""For the two on a machine that is busy."""
 _TCG_SLOWNESS = 8
 _PASSED = 85
 """QEMU's exit status when the guest writes 42 to isa-debug-exit: 2 × 42 + 1."""
@@ -56,23 +63,25 @@ def slowness(accel: Accel) -> int:
 
 
 def kvm_problem() -> str:
-    """Why KVM cannot be used, or nothing. The answer is remembered until the next boot."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    memo = paths.cache() / f"kvm-{boot_id}"
+    """Why machines of a lab cannot use KVM, or nothing.
+
+    What a guest has shown is remembered until the machine is started again, or /dev/kvm or QEMU is another one. That it
+    could not be tried is not.
+    """
+    qemu = emulator()
+    if not _DEVICE.exists():
+        return "there is no /dev/kvm"
+    if not qemu:
+        return NO_QEMU
+    memo = _memo(qemu)
     if memo.exists():
         return memo.read_text()
-    device = Path("/dev/kvm")
-    if not device.exists():
-        return "there is no /dev/kvm"
-    try:
-        device.open("r+b", buffering=0).close()
-    except OSError as error:
-        return f"/dev/kvm cannot be opened: {error.strerror}"
-    problem = "" if _runs() else "a 64-bit guest does not run on it"
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    for old in memo.parent.glob("kvm-*"):
-        old.unlink(missing_ok=True)
-    memo.write_text(problem)
+    problem, shown = _try(qemu)
+    if shown:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        for old in memo.parent.glob("kvm-*"):
+            old.unlink(missing_ok=True)
+        memo.write_text(problem)
     return problem
 
 
@@ -81,14 +90,32 @@ def emulator() -> str | None:
     return next(filter(None, map(shutil.which, EMULATORS)), None)
 
 
-def _runs() -> bool:
-    with tempfile.TemporaryDirectory() as directory:
+def _memo(qemu: str) -> Path:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    device, program = _DEVICE.stat(), Path(qemu).stat()
+    # The time of the last change is also that of another owner, mode or access list.
+    what = f"{boot_id} {device.st_ctime_ns} {namespace.kvm_group()} {qemu} {program.st_mtime_ns}"
+    return paths.cache() / f"kvm-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+
+
+def _try(qemu: str) -> tuple[str, bool]:
+    """What is wrong with KVM for a guest that runs as a lab's would, and whether it was the guest that showed it."""
+    with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         disk = Path(directory) / "probe.img"
         disk.write_bytes(_BOOT_CODE.ljust(510, b"\0") + b"\x55\xaa")
-        argv = [emulator() or EMULATORS[0], "-accel", "kvm", "-cpu", "host", "-m", "32", "-nodefaults",
-                "-no-user-config", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
-                "-drive", f"file={disk},format=raw"]
+        for path, mode in ((disk, 0o644), (disk.parent, 0o711)):
+            path.chmod(mode)
+        argv = [qemu, "-accel", "kvm", "-cpu", "host", "-m", "32", "-nodefaults", "-no-user-config", "-display", "none",
+                "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
+                "-drive", f"file={disk},format=raw,readonly=on"]
         try:
-            return run(argv, check=False, timeout=_LIMIT).returncode == _PASSED
-        except CommandError:
-            return False
+            status, said = namespace.attempt(namespace.as_machine(["sh", "-c", _IN_TIME, "sh", *argv]), _WAIT_SECONDS)
+        except LabError:
+            return UNTRIED, False
+    if status == _PASSED:
+        return "", True
+    if "Permission denied" in said:
+        return NOT_ALLOWED, False
+    # It used up its time, began anew, or had QEMU complain of KVM: then QEMU gives up, or holds it still for good.
+    shown = status in (-signal.SIGXCPU, 0) or (status in (-signal.SIGABRT, None) and "kvm" in said.lower())
+    return "a 64-bit guest does not run on it", shown

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from labctl.base import namespace, paths
 from labctl.base.errors import LabError
+from labctl.base.machine import check_tun
 from labctl.base.wait import Deadline, until
 from labctl.images import qcow2
 from labctl.images.store import Image
@@ -60,6 +61,7 @@ class PrivateRoom(Host):
 
     def open(self, plan: Plan) -> None:
         """Start the room's first process and wait for its libvirtd."""
+        check_tun()
         make_sockets_directory(self._sockets)
         self._socket.unlink(missing_ok=True)  # Of a room that was killed, it would look like the new one's.
         bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"

@@ -1,18 +1,15 @@
 """What a private room needs of this machine, and what labs need of a guest's image; with commands that mend it."""
 
-import grp
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from labctl.base import paths
+from labctl.base import namespace, paths
 from labctl.base.errors import GateError, LabError
-from labctl.base.machine import available_memory, free_disk
-from labctl.base.process import CommandError, run
+from labctl.base.machine import available_memory, check_tun, free_disk
 from labctl.base.progress import Progress
 from labctl.base.resources import TOPOLOGIES
 from labctl.base.wait import Deadline, until
@@ -53,15 +50,34 @@ _PACKAGES = {
     "nc": ("netcat-openbsd", "nmap-ncat"),
     "ip": ("iproute2", "iproute"),
     "unshare": ("util-linux", "util-linux"),
+    "nsenter": ("util-linux", "util-linux"),
+    "setpriv": ("util-linux", "util-linux"),
+    "mount": ("mount", "util-linux"),
 }
+_DRIVERS = ("qemu", "network", "storage")
+"""Parts of libvirt that are packages of their own from Debian 13 and Ubuntu 24.10 on, and on Fedora."""
+_DRIVER_FILES = ("usr/lib/*/libvirt/connection-driver", "usr/lib64/libvirt/connection-driver",
+                 "usr/lib/libvirt/connection-driver")
+_ROOT = Path("/")
+_KVM = Path("/dev/kvm")
+_ROOM = """\
+mount -t tmpfs -o mode=0755 labctl /etc && mkdir /etc/libvirt &&
+mount -t sysfs sysfs /sys && ip link add labctl type bridge && exec "$@" true
+"""
+"""What a room begins with, in short; and that a machine can be started in it."""
+_PROFILE = """\
+abi <abi/4.0>,
+profile labctl "{program}" flags=(unconfined) {{ userns, }}
+"""
+"""Lets the one program make user namespaces that labctl begins rooms by; Ubuntu has such profiles for other ones."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: `slow` works, but not as well as it could."""
+    """One thing looked at. With a `note` labs work, but not as well as they could, or something comes first."""
 
     what: str
-    verdict: Literal["fine", "slow", "missing"]
+    verdict: Literal["fine", "note", "missing"]
     detail: str
     mend: str = ""
 
@@ -126,86 +142,108 @@ def _ask(lab: Lab, asked: list[probe.Probe]) -> list[Finding]:
 
 
 def _programs() -> Iterator[Finding]:
-    for program, (debian, fedora) in _PACKAGES.items():
-        path = shutil.which(program)
-        if program == accel.EMULATORS[0]:
-            path = accel.emulator()
+    for program, packages in _PACKAGES.items():
+        path = accel.emulator() if program == accel.EMULATORS[0] else shutil.which(program)
         if path:
             yield Finding(program, "fine", path)
         else:
-            mend = f"sudo dnf install {fedora}" if shutil.which("dnf") else f"sudo apt-get install {debian}"
-            yield Finding(program, "missing", "is not installed", mend)
+            yield Finding(program, "missing", "is not installed", _install(*packages))
+    if not shutil.which("libvirtd"):
+        return
+    for driver in _DRIVERS:
+        found = next((file for place in _DRIVER_FILES
+                      for file in _ROOT.glob(f"{place}/libvirt_driver_{driver}.so")), None)
+        if found:
+            yield Finding(f"libvirt's driver {driver}", "fine", str(found))
+        else:
+            package = f"libvirt-daemon-driver-{driver}"
+            yield Finding(f"libvirt's driver {driver}", "missing", "is not installed", _install(package, package))
+
+
+def _install(debian: str, fedora: str) -> str:
+    return f"sudo dnf install {fedora}" if shutil.which("dnf") else f"sudo apt-get install {debian}"
 
 
 def _identity() -> Iterator[Finding]:
     if os.getuid() == 0:
-        yield Finding("user", "fine", "root; rooms need no user namespace")
+        try:
+            stranger = namespace.machine_user()
+            yield Finding("user", "fine", f"root; machines run as the user {stranger}, who owns nothing")
+        except LabError as error:
+            yield Finding("user", "missing", error.message, error.hint)
         return
-    user = pwd.getpwuid(os.getuid()).pw_name
     for program in ("newuidmap", "newgidmap"):
         if shutil.which(program):
             yield Finding(program, "fine", "is installed")
         else:
-            mend = "sudo dnf install shadow-utils" if shutil.which("dnf") else "sudo apt-get install uidmap"
-            yield Finding(program, "missing", "is not installed", mend)
-    for file, option in (("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")):
+            yield Finding(program, "missing", "is not installed", _install("uidmap", "shadow-utils"))
+    for file in ("/etc/subuid", "/etc/subgid"):
         try:
-            lines = Path(file).read_text().splitlines()
-        except OSError:
-            lines = []
-        if any(line.split(":")[0] in (user, str(os.getuid())) for line in lines):
-            yield Finding(file, "fine", f"has subordinate ids for '{user}'")
-        else:
-            yield Finding(file, "missing", f"has no subordinate ids for '{user}'",
-                          f"sudo usermod {option} 100000-165535 {user}")
+            namespace.subordinate(file)
+            yield Finding(file, "fine", f"has subordinate ids for '{namespace.user_name()}'")
+        except LabError as error:
+            yield Finding(file, "missing", f"has no subordinate ids for '{namespace.user_name()}'", error.hint)
 
 
 def _room() -> Iterator[Finding]:
-    user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
     try:
-        run(["unshare", *user, "-n", "-m", "-p", "-f", "--mount-proc", "true"])
+        namespace.run(["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--propagation", "private",
+                       "sh", "-c", _ROOM, "sh", *namespace.as_machine([])])
         yield Finding("namespaces", "fine", "a private room can be made")
-    except CommandError as error:
+    except LabError as error:
         yield Finding("namespaces", "missing", f"a private room cannot be made: {error.message}", _namespace_mend())
 
 
 def _namespace_mend() -> str:
-    for file, mend in (
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-         "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "sudo sysctl kernel.unprivileged_userns_clone=1"),
-    ):
-        wanted = mend[-1]
-        if Path(file).exists() and Path(file).read_text().strip() != wanted:
-            return mend
-    return "sudo labctl … works without user namespaces"
+    """What has most likely to be changed, by the kernel's settings."""
+    if _kernel("user/max_user_namespaces") == "0":
+        return _setting("user.max_user_namespaces=15000")
+    if os.getuid() == 0:
+        return "a container has to be started with the right to make namespaces, as by '--privileged'"
+    if _kernel("kernel/unprivileged_userns_clone") == "0":
+        return _setting("kernel.unprivileged_userns_clone=1")
+    if _kernel("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        profile = _PROFILE.format(program=namespace.START).replace("\n", "\\n")
+        return (f"printf '{profile}' | sudo tee /etc/apparmor.d/labctl && "
+                "sudo apparmor_parser -r /etc/apparmor.d/labctl")
+    return "what is missing above comes first"
+
+
+def _kernel(setting: str) -> str:
+    try:
+        return (_ROOT / "proc/sys" / setting).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _setting(line: str) -> str:
+    return f"echo {line} | sudo tee /etc/sysctl.d/90-labctl.conf && sudo sysctl --system"
 
 
 def _devices() -> Iterator[Finding]:
-    tun = Path("/dev/net/tun")
-    if not tun.exists():
-        yield Finding("/dev/net/tun", "missing", "does not exist", "sudo modprobe tun")
-    elif not os.access(tun, os.R_OK | os.W_OK):
-        yield Finding("/dev/net/tun", "missing", "cannot be opened by you", "sudo chmod 666 /dev/net/tun")
-    else:
-        yield Finding("/dev/net/tun", "fine", "can be opened")
-    problem = accel.kvm_problem()
-    kvm = Path("/dev/kvm")
-    if not problem:
-        yield Finding("/dev/kvm", "fine", "a 64-bit guest runs on it")
-        return
-    mend = "enable virtualization in the firmware, or in the hypervisor this machine runs on"
-    if kvm.exists() and not os.access(kvm, os.R_OK | os.W_OK):
-        group = _group_of(kvm)
-        mend = f"sudo usermod -aG {group} {pwd.getpwuid(os.getuid()).pw_name} (and log in again)"
-    yield Finding("/dev/kvm", "slow", f"{problem}; labs run with TCG, about ten times slower", mend)
-
-
-def _group_of(path: Path) -> str:
     try:
-        return grp.getgrgid(path.stat().st_gid).gr_name
-    except KeyError:
-        return "kvm"
+        check_tun()
+        yield Finding("/dev/net/tun", "fine", "can be opened")
+    except LabError as error:
+        yield Finding("/dev/net/tun", "missing", error.message, error.hint)
+    problem = accel.kvm_problem()
+    if problem:
+        yield Finding("/dev/kvm", "note", f"{problem}; labs run with TCG, about ten times slower", _kvm_mend(problem))
+    else:
+        yield Finding("/dev/kvm", "fine", "a 64-bit guest runs on it")
+
+
+def _kvm_mend(problem: str) -> str:
+    if problem in (accel.NO_QEMU, accel.UNTRIED):
+        return "what is missing above comes first"
+    if problem != accel.NOT_ALLOWED:
+        return "enable virtualization in the firmware, or in the hypervisor this machine runs on"
+    group = _KVM.stat().st_gid
+    if group and os.getuid():
+        # To be a member of the group would not do: libvirt starts machines without such groups.
+        return f"sudo usermod --add-subgids {group}-{group} {namespace.user_name()}"
+    rule = 'KERNEL=="kvm", MODE="0666"'
+    return f"echo '{rule}' | sudo tee /etc/udev/rules.d/90-labctl.rules && sudo chmod 666 /dev/kvm"
 
 
 def _space() -> Iterator[Finding]:
@@ -232,4 +270,4 @@ def _images() -> Iterator[Finding]:
     if found:
         yield Finding("images", "fine", ", ".join(found))
     else:
-        yield Finding("images", "missing", "there are none", f"labctl image build {guests.buildable().name}")
+        yield Finding("images", "note", "there are none yet", f"labctl image build {guests.buildable().name}")

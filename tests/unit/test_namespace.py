@@ -54,6 +54,12 @@ def test_without_subordinate_ids_there_is_none_and_the_advice_takes_nobody_elses
 
 
 @pytest.mark.usefixtures("kvm")
+def test_without_subordinate_ids_the_group_of_kvm_cannot_be_had(subid: Path) -> None:
+    (subid / "subgid").unlink()
+    assert namespace.kvm_group() is None
+
+
+@pytest.mark.usefixtures("kvm")
 def test_the_group_of_kvm_is_had_where_it_is_a_subordinate_one(subid: Path) -> None:
     assert namespace.kvm_group() is None
     assert "0,1" not in namespace.as_machine(["true"])
