@@ -53,7 +53,7 @@ def cache() -> Path:
 
 
 def warm() -> Path:
-    """A directory for each lab as it was when it first served."""
+    """A directory for each configured checkpoint."""
     return cache() / "warm"
 
 

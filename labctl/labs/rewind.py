@@ -1,4 +1,4 @@
-"""Labs go back: to a checkpoint of the user's, or to how they were when they first served."""
+"""Labs go back: to a checkpoint of the user's, or to the configured one, which `up` makes when a lab first serves."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ CONFIGURED = "configured"
 _GLANCE_SECONDS = 2
 """For each gate of a lab that should be ready already."""
 _KEPT_GIB = 10
-"""Of labs as they were when they first served, kept to start from; each takes 0.2 to 0.3 GiB per node."""
+"""Of configured checkpoints; each takes 0.2 to 0.3 GiB per node."""
 
 
 def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
@@ -79,9 +79,9 @@ def restore(lab: Lab, name: str, progress: Progress) -> str:
 
 
 def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
-    """Put nodes, or all of the lab, back to how they first served, whatever became of them since.
+    """Put nodes, or all of the lab, back to the configured checkpoint, whatever became of them since.
 
-    Raises LabError where nothing was saved then, and for a node alone whose memory of the others would be wrong.
+    Raises LabError where there is none, and for a node alone whose memory of the others would be wrong.
     """
     lab.host.must(Ability.save)
     for node in nodes if len(nodes) < len(lab.plan.nodes) else []:
@@ -175,8 +175,8 @@ def images_in_use() -> dict[str, list[str]]:
 
 
 def keep_configured(lab: Lab, progress: Progress) -> None:
-    """Keep a lab that has just booted, for `reset` and for the next start; that it cannot be kept is no failure."""
-    progress.say("Saving the lab, for 'labctl reset' and for the next start.")
+    """Make the configured checkpoint of a lab that has just booted; that it cannot be made is no failure."""
+    progress.say("Making the configured checkpoint, for 'labctl reset' and for the next start.")
     late = None
     try:
         late = _save(lab, _configured(lab.plan))
@@ -187,7 +187,7 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
-    """Start the lab as it was when it first served; False, and nothing is left of the try, where that cannot be."""
+    """Start the lab from its configured checkpoint; False, and nothing is left of the try, where that cannot be."""
     home = _configured(lab.plan)
     try:
         saved = checkpoint.load(home)
@@ -245,7 +245,8 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
                        hint=f"'labctl reset {lab.name}' resets all of it.")
     _verify(lab, source, nodes)
     # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
-    lab.save(lab.record.model_copy(update={"ready": False}))
+    with files.filling(lab.directory, None):
+        lab.save(lab.record.model_copy(update={"ready": False}))
     try:
         of_each(nodes, lab.crash)
         if everything:
@@ -256,7 +257,8 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
     except LabError as error:
         error.hint = f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
         raise
-    lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
+    with files.filling(lab.directory, None):
+        lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
 
 
 def _readable(home: Path) -> Checkpoint | None:
@@ -347,7 +349,7 @@ def _no_checkpoint(lab: str | None, name: str) -> LabError:
 
 
 def _configured(plan: Plan) -> Path:
-    """Where a lab is kept as it was when it first served: one place for each first boot, whatever its keys."""
+    """Where the configured checkpoint of a plan is: one place for each first boot, whatever its keys."""
     nobody = KeyPair("", "")
     no_keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
     seeds = "".join(text for node in plan.nodes for text in seed.files(plan, node, no_keys).values())

@@ -9,7 +9,7 @@ from labctl.base.errors import LabError, Unreachable
 from labctl.base.process import CommandError, run
 
 _CONNECTION_FAILED = 255
-_TIME = re.compile(r"\d+\.\d+")
+_TIME = re.compile(r"\d{1,12}\.\d{1,9}")
 _CLOCK_QUESTIONS = 4
 _QUICK_SECONDS = 0.25
 """An answer to the question what time it is that is good enough, and the next question is not needed."""

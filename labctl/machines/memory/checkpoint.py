@@ -138,7 +138,8 @@ def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], ma
     """
     lab = machines.directory
     try:
-        os.utime(home)
+        with suppress(OSError):
+            os.utime(home)  # So it was used, and others are older.
         for kind in ("disks", "seeds", "consoles"):
             (lab / kind).mkdir(exist_ok=True)
         for name in checkpoint.layer_checksums:
@@ -208,10 +209,11 @@ def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gi
 
     Those in use stay. Returns what was removed.
     """
-    homes = sorted((path for path in root.glob("[!.]*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    used = {path: seconds for path in root.glob("[!.]*") if path.is_dir() and (seconds := _used(path))}
+    homes = sorted(used, key=lambda home: used[home])
     total, removed = sum(map(size, homes)), []
     for home in homes:
-        old = days is not None and time.time() - home.stat().st_mtime > days * 86_400
+        old = days is not None and time.time() - used[home] > days * 86_400
         if home not in in_use and (old or (gib is not None and total > gib * 2**30)):
             total -= size(home)
             remove(home)
@@ -233,6 +235,14 @@ def remove(home: Path) -> None:
 
 
 # ---- The files of a checkpoint ------------------------------------------------------------------------------
+
+
+def _used(home: Path) -> float | None:
+    """When a checkpoint was used last, in seconds since 1970; None for one that is gone by now."""
+    try:
+        return home.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _need_space(plan: Plan, directories: Collection[Path]) -> None:
