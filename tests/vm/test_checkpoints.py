@@ -172,6 +172,22 @@ def test_the_next_start_is_warm_unless_something_is_different(labctl: Labctl, ti
     assert labctl.leftovers() == []
 
 
+def killed_while_saving(labctl: Labctl, tiny: str, data: dict[str, str]) -> None:
+    """Once its machines are held still the lab tiny is not ready; `up` lets them go on, and they are as they were."""
+    before = identity(labctl, "web")
+    held = Path(labctl.environment["XDG_STATE_HOME"]) / "labctl/labs/tiny/held"
+    process = labctl.start("checkpoint", "save", "two", **data)
+    until(lambda: any(held.glob("web.*")) or process.poll() is not None, Deadline(60 * PATIENCE), interval=0.01)
+    process.kill()
+    process.communicate()
+    assert labctl.json("status")["state"] == "not ready"
+    assert "it goes on" in labctl("up", tiny, **data).err
+    assert labctl.json("status")["state"] == "up"
+    assert identity(labctl, "web") == before
+    assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
+    assert "no checkpoint 'two'" in labctl("checkpoint", "restore", "two", code=2, **data).err
+
+
 @pytest.mark.vm
 def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     data = {"XDG_DATA_HOME": str(tmp_path / "data")}
@@ -185,9 +201,14 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     assert "has a checkpoint 'one' already" in labctl("checkpoint", "save", "one", code=2, **data).err
     assert "cannot be the name of a checkpoint" in labctl("checkpoint", "save", "../one", code=2, **data).err
     labctl("exec", "web", "sh", "-c", "rm /root/one; echo two >/root/two; systemctl stop apache2", **data)
+    # What the file says of the machine, and of the program to start, is not looked at.
+    with (images / "checkpoints/tiny/one/web.memory").open("r+b") as memory:
+        memory.seek(92)
+        memory.write(b"<domain type='qemu'><devices><emulator>/bin/false</emulator></devices></domain>\0")
     labctl("checkpoint", "restore", "one", **data)
     assert labctl("exec", "web", "ls", "/root", **data).out == "one\n"
     assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
+    killed_while_saving(labctl, tiny, data)
     labctl("down", **data)
     row, = json.loads(labctl("checkpoint", "list", "-o", "json", **data).out)
     assert (row["lab"], row["checkpoint"], row["note"]) == ("tiny", "one", "with a file")
