@@ -84,7 +84,6 @@ def write(machines: Machines, memory: Mapping[str, Path],
 
 def thaw(machines: Machines) -> None:
     """Let the machines of a lab go on that were held still when labctl was killed. Raises LabError."""
-    machines.provider.settle()
     try:
         _bring_back(machines)
         for memory in _held(machines.directory).iterdir():
@@ -124,6 +123,8 @@ def _bring_back(machines: Machines) -> None:
             new.rename(disk)
         _restore(machines, node, memory)
 
+    # libvirt may still be at what a labctl asked it for that was killed, or that waits no longer.
+    machines.provider.settle()
     there = machines.provider.states()
     of_each([node for node in machines.plan.nodes if node.name not in there], bring_back)
 
