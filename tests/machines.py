@@ -125,7 +125,7 @@ class Labctl:
     def dispose(self) -> None:
         """Take down the labs that are left."""
         # Another command may be about to take one down, because it was interrupted.
-        until(lambda: self("down", "--all", code=None).code == 0, Deadline(30 * PATIENCE))
+        until(lambda: self("down", "--all", code=None).code == 0, Deadline(60))
         runtime = self.directories["runtime"]
         shutil.rmtree(runtime, ignore_errors=True)
         (_home() / f"{runtime.name}.json").unlink()

@@ -2,8 +2,8 @@
 
 import os
 import signal
-import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,27 +11,32 @@ from machines import PATIENCE, Labctl
 
 from labctl.base.wait import Deadline, until
 
-# A program that fails, for each stage that starts one.
+NO_ROOM = "The lab's private room could not be opened: "
+# For each stage a program that fails, and what is said then.
 STAGES = {
-    "keys": "ssh-keygen",
-    "room": "unshare",
-    "libvirt": "libvirtd",
-    "bridges": "ip",
-    "disks": "qemu-img",
-    "machines": "qemu-system-x86_64",
+    "keys": ("ssh-keygen", "The command 'ssh-keygen "),
+    "room": ("unshare", NO_ROOM),
+    "libvirt": ("libvirtd", NO_ROOM),
+    "bridges": ("ip", NO_ROOM),
+    "disks": ("qemu-img", "The command 'qemu-img create "),
+    "machines": ("qemu-system-x86_64", "The machine could not be started: "),
 }
 
 
 @pytest.mark.vm
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_fails(stage: str, labctl: Labctl, solo: str, tmp_path: Path) -> None:
-    program = tmp_path / "bin" / STAGES[stage]
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 'broken for the test' >&2\nexit 1\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    result = labctl("up", solo, "--accel", "tcg", code=2, PATH=f"{program.parent}:{os.environ['PATH']}")
-    assert result.err.count("Traceback") == 0
-    assert "labctl: " in result.err
+def test_a_stage_fails(stage: str, labctl: Labctl, solo: str) -> None:
+    name, said = STAGES[stage]
+    # Where also those who own nothing can reach it, as what runs in a room does.
+    with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
+        program = Path(directory, name)
+        program.write_text("#!/bin/sh\necho 'broken for the test' >&2\nexit 1\n")
+        for path in (program, program.parent):
+            path.chmod(0o755)
+        result = labctl("up", solo, "--accel", "tcg", code=2, PATH=f"{directory}:{os.environ['PATH']}")
+    assert "Traceback" not in result.err
+    assert f"labctl: {said}" in result.err
+    assert "broken for the test" in result.err.partition("labctl: ")[2]
     assert labctl.leftovers() == []
 
 
