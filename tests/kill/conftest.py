@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machines import Labctl
+from machines import Labctl, sweep
 
 # A shell that runs these tests in the background has SIGINT ignored, and whatever it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,7 +15,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which moments are tried."""
-    parser.addoption("--thorough", action="store_true", help="Try many moments of each command (an hour or more).")
     parser.addoption("--kill-seed", type=int, default=1, help="Which moments are tried; another number, other moments.")
 
 
@@ -31,6 +30,19 @@ def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
     yield make
     for command in made:
         command.dispose()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Take down what an earlier run has left, if it was killed."""
+    if not hasattr(session.config, "workerinput"):
+        sweep()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take down what a worker has left; after Ctrl-C it has not the time to do so."""
+    if not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
