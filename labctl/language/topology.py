@@ -15,6 +15,7 @@ from labctl.base.suggest import did_you_mean
 from labctl.base.types import NAME_PATTERN, Line, Name
 from labctl.base.yamlfile import Document, Location, read
 from labctl.language.services import AnyService, Finding, Service
+from labctl.language.services.vrrp import PASSWORD_PATTERN
 from labctl.language.site import MAX_NETWORKS, MAX_NODES, Network, Node, Site
 
 _SERVICE: TypeAdapter[AnyService] = TypeAdapter(AnyService)
@@ -228,6 +229,9 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa
             text = f"'type' is missing in {_place(location)}. {did_you_mean('', _service_types())}"
         case "string_pattern_mismatch" if context.get("pattern") == NAME_PATTERN:
             text = f"{where}: {detail['input']!r} is no name: letters, digits and '-', at most 32 characters."
+        case "string_pattern_mismatch" if context.get("pattern") == PASSWORD_PATTERN:
+            text = f"{where}: {detail['input']!r} is no password of VRRP: letters, digits, '.', '_' and '-', at most " \
+                   "8 characters."
         case "string_pattern_mismatch":
             text = f"{where}: has to be one line of printable text."
         case "ip_v4_address" | "ip_v4_network":
@@ -241,7 +245,7 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa
             text = f"{where}: has to be a mapping, not {_given(detail['input'])}."
         case "string_type" if isinstance(detail["input"], bool | int | float):
             text = f"{where}: has to be text, so {_given(detail['input'])} needs quotes around it."
-        case "list_type":
+        case "list_type" | "tuple_type":
             text = f"{where}: has to be a list, not {_given(detail['input'])}."
         case "too_short":
             text = f"{where}: is empty."

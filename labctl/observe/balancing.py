@@ -14,7 +14,7 @@ from labctl.observe.wire import Answer
 
 def frontend_of(service: Service, observer: Observer) -> Frontend:
     """Where clients find the service."""
-    return service.frontends(observer.plan.topology.services)[0]
+    return service.frontends(observer.plan.topology.services, observer.plan.guest.keepalived)[0]
 
 
 def director_of(service: Ipvs, observer: Observer) -> str:

@@ -29,7 +29,7 @@ networks:
   lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
   other: { subnet: 10.10.20.0/24 }
 nodes:
-  node: { lan: 10.10.10.11, other: 10.10.20.11 }
+  Node1: { lan: 10.10.10.11, other: 10.10.20.11 }
 """
 _ASK_SECONDS = 120
 """For a node to answer all questions"""

@@ -9,6 +9,7 @@ from labctl.base.resources import GUESTS
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import Line, Model, Name
 from labctl.base.yamlfile import read_file
+from labctl.language.services import Timing
 
 DEFAULT = "centos-7"
 """What the course is taught on."""
@@ -56,6 +57,8 @@ class Guest(Model):
     """Types of services that it cannot run, each with the reason as the end of a sentence."""
     versions: dict[str, Line] = Field(default={}, exclude=True)
     """Of the packages that steps and checks are made for, as far as it matters; `doctor --guest` asks for them."""
+    keepalived: Timing
+    """How fast its keepalived moves an address."""
     facts: dict[str, str]
     """Paths, units and packages, for the steps' templates."""
 

@@ -120,7 +120,7 @@ class Plan(Model):
     def frontends(self) -> list[Frontend]:
         """What has to answer before the lab serves."""
         return [frontend for service in self.topology.services.values()
-                for frontend in service.frontends(self.topology.services)]
+                for frontend in service.frontends(self.topology.services, self.guest.keepalived)]
 
 
 def make(topology: Topology, lab: str, guest: Guest) -> Plan:

@@ -97,7 +97,7 @@ def _system() -> Iterator[Probe]:
     yield Probe("IPVS and its schedulers", f"modprobe -a ip_vs {schedulers} && echo loaded", "loaded")
     yield Probe("tunnels", "modprobe ipip && echo loaded", "loaded")
     yield Probe("serial console", f"echo {shlex.quote(CONSOLE_LINE)} >/dev/ttyS0; "
-                                  "systemctl is-active serial-getty@ttyS0.service", "active")
+                                  "systemctl show -p ActiveState serial-getty@ttyS0.service", "ActiveState=active")
     yield Probe("tools of the checks",
                 f"for tool in {' '.join(_TOOLS)}; do command -v $tool >/dev/null || missing=\"$missing $tool\"; done; "
                 'echo "${missing:-all there}"', "all there")
@@ -132,4 +132,6 @@ def _units(steps: Iterable[Step]) -> Iterator[Probe]:
         own = {file.path.rpartition("/")[2].removesuffix(".service") for file in step.write_files}
         units |= {unit for command in step.runcmd for unit in _ENABLE.findall(command)} - own
     for unit in sorted(units):
-        yield Probe(f"unit {unit}", f"systemctl is-enabled {unit}; systemctl is-active {unit}", "disabled inactive")
+        # 'is-active' of systemd 219 says "unknown" of a unit that is not loaded, later ones "inactive".
+        yield Probe(f"unit {unit}", f"systemctl is-enabled {unit}; systemctl show -p ActiveState {unit}",
+                    "disabled ActiveState=inactive")

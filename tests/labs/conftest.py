@@ -48,11 +48,11 @@ _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
     # ---- Floating addresses
     "floating": lambda plan: _first(
         [(name, frontend) for name, service in plan.topology.services.items()
-         for frontend in service.frontends(plan.topology.services) if frontend.failover],
+         for frontend in service.frontends(plan.topology.services, plan.guest.keepalived) if frontend.failover],
         lambda frontend: (frontend.holders, frontend.failover)),
     "electing": lambda plan: [
         name for name, service in plan.topology.services.items() if isinstance(service, Ipvs | Vrrp)
-        if any(frontend.failover for frontend in service.frontends(plan.topology.services))],
+        if any(frontend.failover for frontend in service.frontends(plan.topology.services, plan.guest.keepalived))],
     "watched": lambda plan: [name for name, _ in _services(plan, Vrrp)],
     "heartbeat": lambda plan: [name for name, _ in _services(plan, Heartbeat)],
     "watched_by_heartbeat": lambda plan: [name for name, service in _services(plan, Heartbeat) if service.watch],

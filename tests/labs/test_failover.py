@@ -1,6 +1,6 @@
 """An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
 
-
+import re
 
 from labctl.base.progress import Silent
 from labctl.base.wait import Deadline, until
@@ -19,7 +19,7 @@ nodes have to share processors."""
 
 
 def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
-    frontend = plan.topology.services[name].frontends(plan.topology.services)[0]
+    frontend = plan.topology.services[name].frontends(plan.topology.services, plan.guest.keepalived)[0]
     assert frontend.failover
     return frontend, frontend.failover
 
@@ -107,22 +107,32 @@ def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
 
 
 def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:
-    """advertisements go to everybody, or with unicast to the other nodes alone"""
+    """advertisements say what they should, to everybody or with unicast to the other nodes alone"""
     service = plan.topology.services[electing]
     assert isinstance(service, Ipvs | Vrrp)
     frontend, failover = _frontend(electing, plan)
     holder = _one_holder(frontend, failover, observer)
     other = next(node for node in frontend.holders if node != holder)
-    # Of services that share a VIP the first one brings the instance. A VRRP message's second byte is its router id.
+    # Of services that share a VIP the first one brings the instance, which may have several addresses; a message has
+    # them after its first eight bytes.
     services = plan.topology.services
-    first = next(name for name, other in services.items() if getattr(other, "vip", None) == service.vip)
-    messages = f"ip proto 112 and ip[21] = {router_ids(first, services)[0]}"
+    first = next(name for name, other in services.items() if service.vip in other.vips)
+    places = (f"ip[{28 + 4 * position}:4] = {int(service.vip)}" for position in range(len(services[first].vips)))
+    messages = f"ip proto 112 and ({' or '.join(places)})"
+    seconds = 2 * service.vrrp.advert + 2
     heard = {}
     for node in (observer.client_node.name, other):
         interface = plan.node(node).interface_to(frontend.address).name
-        heard[node] = observer.says(node, f"timeout 4 tcpdump -i {interface} -n -c 1 '{messages}' 2>/dev/null")
+        heard[node] = observer.says(node, f"timeout {seconds} tcpdump -i {interface} -n -c 1 '{messages}' 2>/dev/null")
     if not heard[other]:
-        observer.blame(f"'{other}' hears no advertisement of '{holder}'.", *_steps(holder, failover))
+        observer.blame(f"'{other}' hears no advertisement of '{holder}' for {service.vip}.", *_steps(holder, failover))
+    should = ", ".join([f"vrid {router_ids(first, services, service.vrrp)[0]}",
+                        f"prio {service.vrrp.priority(frontend.holders.index(holder))}",
+                        *(["authtype simple"] if service.vrrp.auth else []), f"intvl {service.vrrp.advert}s"])
+    says = re.search(r"vrid .*?intvl \d+s", heard[other])
+    if not says or says.group() != should:
+        observer.blame(f"'{holder}' advertises {service.vip} as '{says.group() if says else heard[other]}', and by the "
+                       f"topology it should be '{should}'.", *_steps(holder, failover))
     if bool(heard[observer.client_node.name]) == service.vrrp.unicast:
         verb = "hears" if service.vrrp.unicast else "does not hear"
         observer.blame(f"'{observer.client_node.name}' {verb} the advertisements of '{holder}'.",

@@ -89,7 +89,8 @@ def _both_serve(service: Heartbeat, observer: Observer) -> None:
 def _silent(service: Heartbeat, observer: Observer) -> tuple[list[str], bool]:
     """The nodes that do not run heartbeat, or that the other one does not hear; and whether one of them is stopped."""
     pairs = list(zip(service.nodes, reversed(service.nodes), strict=True))
-    said = {node: observer.says(node, f"systemctl is-active heartbeat; cl_status nodestatus {peer} 2>&1").split()
+    said = {node: observer.says(node, "systemctl show -p ActiveState heartbeat | cut -d = -f 2; "
+                                 f"cl_status nodestatus {peer} 2>&1").split()
             for node, peer in pairs}
     silent = [node for node, peer in pairs
               if said[node][0] != "active" or (said[peer][0] == "active" and said[peer][1:] != ["active"])]

@@ -12,6 +12,7 @@ from labctl.plan.plan import Plan, make
 from labctl.plan.seed import KeyPair, Keys
 from labctl.plan.steps import Step
 
+TIMING = guests.load("debian-12").keepalived
 SHIPPED = sorted(TOPOLOGIES.glob("*.yaml"))
 GUESTS = guests.names()
 

@@ -1,5 +1,7 @@
 """labctl.language.services: what all types have in common, and httpd."""
 
+import re
+
 import pytest
 from samples import (
     BASE,
@@ -9,6 +11,7 @@ from samples import (
     NAT,
     NAT_KEEPALIVED,
     SHIPPED,
+    TIMING,
     TUN,
     VRRP,
     changed,
@@ -70,6 +73,50 @@ def test_no_step_overwrites_another_ones_file(text: str) -> None:
                 assert files.setdefault(file.path, file.content) == file.content, (step.name, file.path)
 
 
+def keepalived_files(text: str, guest: str = "debian-12") -> list[str]:
+    """The text of all files that keepalived includes, a string for each node that has some."""
+    per_node = [[file.content for step in node.steps for file in step.write_files if "/keepalived/conf.d/" in file.path]
+                for node in plan_of(text, guest=guest).nodes]
+    return ["\n".join(files) for files in per_node if files]
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+@pytest.mark.parametrize("line", ["persistence: { per: client }", "persistence: { per: port }", "mark: { number: 3 }",
+                                  "check: { type: tcp }"])
+@pytest.mark.parametrize("text", [KEEPALIVED, NAT_KEEPALIVED], ids=["dr", "nat"])
+def test_each_virtual_server_of_keepalived_has_a_port_or_a_mark(text: str, line: str, guest: str) -> None:
+    """1.3.5 ends where there is none."""
+    files = keepalived_files(option(line, text), guest)
+    assert len(files) == 2
+    for content in files:
+        (virtual,) = re.findall(r"^virtual_server (.*) \{$", content, re.MULTILINE)
+        assert re.fullmatch(r"fwmark \d+|[0-9.]+ \d+", virtual)
+
+
+SECOND_VRRP = VRRP + "  more: { type: vrrp, vip: 10.10.10.101, nodes: [lb2, lb1] }\n"
+SECOND_NAT = second_ipvs(
+    changed("[rs1, rs2]", "[rs1, rs2, rs3]", changed("  out:", "  rs3: { lan: 10.10.10.15 }\n  out:", NAT_KEEPALIVED)),
+    "more", vip="20.20.20.101", gateway="10.10.10.101", real_servers="{ rs3: 1 }")
+TWO_NGINX = HAPROXY.replace("haproxy, nodes: [lb1, lb2], servers: { rs1: 2, rs2: 1 } }",
+                            "nginx-vhosts, nodes: [lb1, lb2], vhosts: { a.com: [rs1] } }") \
+    + "  more: { type: nginx, nodes: [lb1, lb2], port: 8080 }\n"
+
+
+@pytest.mark.parametrize("suffix", ["-inside", "-group", "-serves", "-default", "-0", "s"])
+@pytest.mark.parametrize(("text", "name"), [
+    (SECOND_NAT, "web"), (SECOND_VRRP, "float"), (TWO_NGINX, "proxy"), (second_ipvs(BASE, "more"), "web"),
+], ids=["ipvs", "vrrp", "nginx", "ipvsadm"])
+def test_services_with_similar_names_do_not_share_anything(text: str, name: str, suffix: str) -> None:
+    """What a step adds to its service's name may not make another service's of it."""
+    similar = text.replace("  more:", f"  {name}{suffix}:")
+    for node, plain in zip(plan_of(similar).nodes, plan_of(text).nodes, strict=True):
+        paths, before = ({file.path for step in each.steps for file in step.write_files} for each in (node, plain))
+        assert len(paths) == len(before)
+    for content in keepalived_files(similar):
+        blocks = re.findall(r"^(vrrp_\w+ \S+|virtual_server .*) \{$", content, re.MULTILINE)
+        assert len(set(blocks)) == len(blocks)
+
+
 @pytest.mark.parametrize(("port", "expected"), [
     (80, [Placement("rs1", "httpd/page"), Placement("rs1", "httpd/httpd")]),
     (8080, [Placement("rs1", "httpd/page"), Placement("rs1", "httpd/port", {"port": 8080}),
@@ -97,12 +144,12 @@ def test_httpd_listens_on_another_port_beside_the_packaged_one(guest: str) -> No
 @pytest.mark.parametrize(("text", "service"), [(BASE, "apache"), (HAPROXY, "proxy"), (TUN, "way")])
 def test_a_service_at_its_nodes_own_addresses_has_no_frontend(text: str, service: str) -> None:
     parsed = topology.parse(text, "lab.yaml")
-    assert list(parsed.services[service].frontends(parsed.services)) == []
+    assert list(parsed.services[service].frontends(parsed.services, TIMING)) == []
 
 
 def frontend(text: str, service: str = "web") -> Frontend:
     parsed = topology.parse(text, "lab.yaml")
-    (found,) = parsed.services[service].frontends(parsed.services)
+    (found,) = parsed.services[service].frontends(parsed.services, TIMING)
     return found
 
 

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address
 
 import pytest
-from samples import HAPROXY, changed, placed, plan_of, service_of, step_of, told, values_of
+from samples import HAPROXY, TIMING, changed, placed, plan_of, service_of, step_of, told, values_of
 
 HEARTBEAT = HAPROXY[:HAPROXY.index("  apache:")] + """\
   site: { type: nginx, nodes: [lb1, lb2] }
@@ -77,7 +77,7 @@ def test_only_the_first_node_comes_back_and_only_if_it_should(
     text = changed("watch: http", f"watch: http{option}", HEARTBEAT)
     assert [values_of(text, node, "heartbeat/watch", "vip")["comes_back"] for node in ("lb1", "lb2")] == comes_back
     assert setting in step_of(text, "lb2", "heartbeat/heartbeat", "vip").write_files[0].content
-    frontend, = service_of(text, "vip").frontends({})
+    frontend, = service_of(text, "vip").frontends({}, TIMING)
     assert frontend.failover.returns is comes_back[0]
 
 
@@ -88,7 +88,7 @@ def test_the_watch_asks_for_a_host_that_the_server_knows() -> None:
 
 
 def test_clients_use_the_vip_and_the_first_node_has_it() -> None:
-    frontend, = service_of(HEARTBEAT, "vip").frontends({})
+    frontend, = service_of(HEARTBEAT, "vip").frontends({}, TIMING)
     assert (frontend.address, frontend.port, frontend.holders) == (IPv4Address("10.10.10.100"), 80, ("lb1", "lb2"))
 
 

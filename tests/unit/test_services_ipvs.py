@@ -333,7 +333,7 @@ def test_snat_is_for_the_real_servers_networks_towards_the_clients() -> None:
     (["real_port: 8080"], "-t 20.20.20.100:80", "20.20.20.100 80", 8080, 8080, None),
     (["persistence: { per: port, timeout: 9 }"], "-t 20.20.20.100:80", "20.20.20.100 80", 80, 80, 9),
     (["persistence: { per: port }", "real_port: 8080"], "-t 20.20.20.100:80", "20.20.20.100 80", 8080, 8080, 300),
-    (["persistence: { per: client }"], "-t 20.20.20.100:0", "20.20.20.100", 0, 80, 300),
+    (["persistence: { per: client }"], "-t 20.20.20.100:0", "20.20.20.100 0", 0, 80, 300),
     (["mark: { number: 3 }"], "-f 3", "fwmark 3", 0, 80, None),
     (["mark: { number: 3 }", "persistence: { per: mark }"], "-f 3", "fwmark 3", 0, 80, 300),
 ])

@@ -56,6 +56,10 @@ SABOTAGE = {
         "lvs-dr-keepalived", "lvs-m",
         "sed -i 's/advert_int 1/&\\n    unicast_src_ip 10.10.10.11\\n    unicast_peer {\\n 10.10.10.14\\n }/' "
         "/etc/keepalived/conf.d/web.conf; systemctl reload keepalived", "advertisements", "lvs-m/keepalived"),
+    "a priority that nobody chose": Sabotage(
+        "lvs-dr-keepalived", "lvs-m",
+        "sed -i 's/priority 150/priority 140/' /etc/keepalived/conf.d/web.conf; systemctl reload keepalived",
+        "advertisements", "lvs-m/keepalived"),
     "a firewall": Sabotage(
         "base", "C7B2", "iptables -A INPUT -p tcp --dport 9 -j DROP", "firewall", mend="iptables -F"),
     "an address that is gone": Sabotage(

@@ -117,9 +117,10 @@ def tried_before(lab: str) -> Iterator[str]:
     """The services of a lab that fail over as one of an earlier lab does."""
     seen: set[object] = set()
     for each in LABS:
-        services = planned(each).topology.services
+        plan = planned(each)
+        services = plan.topology.services
         for name, service in services.items():
-            for frontend in service.frontends(services):
+            for frontend in service.frontends(services, plan.guest.keepalived):
                 if not frontend.failover:
                     continue
                 way = (type(service), *((service.forward,) if isinstance(service, Ipvs) else ()),

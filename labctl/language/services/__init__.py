@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from labctl.language.services.base import Failover, Finding, Frontend, Placement, Service
+from labctl.language.services.base import Failover, Finding, Frontend, Placement, Service, Timing
 from labctl.language.services.haproxy import Haproxy
 from labctl.language.services.heartbeat import Heartbeat
 from labctl.language.services.httpd import Httpd
@@ -19,4 +19,4 @@ AnyService = Annotated[Haproxy | Heartbeat | Httpd | Ipvs | Nginx | NginxVhosts 
                        Field(discriminator="type")]
 
 __all__ = ["AnyService", "Failover", "Finding", "Frontend", "Haproxy", "Heartbeat", "Httpd", "Ipvs", "Nginx",
-           "NginxVhosts", "Ntp", "Placement", "Router", "Service", "Vrrp"]
+           "NginxVhosts", "Ntp", "Placement", "Router", "Service", "Timing", "Vrrp"]

@@ -29,6 +29,28 @@ class Placement:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Wait(Model):
+    """How long a backup waits before it takes an address: so many advertisement intervals and skews."""
+
+    intervals: int
+    skews: int
+
+    def seconds(self, interval: float, skew: float) -> float:
+        """The same in seconds; the skew is what a node of lower priority waits longer than one of higher."""
+        return self.intervals * interval + self.skews * skew
+
+
+class Timing(Model):
+    """What the elections of a guest's keepalived wait for, which its versions do not agree on."""
+
+    crash: Wait
+    """The holder fell silent."""
+    crash_together: Wait
+    """The same where several instances move together, in a sync group."""
+    stop: Wait
+    """The holder said that it leaves."""
+
+
 @dataclass(frozen=True)
 class Failover:
     """How an address moves from one of its holders to the next."""
@@ -95,8 +117,12 @@ class Service(Model):
         """The names in the Host header that it answers to; empty where it answers to any."""
         return ()
 
-    def frontends(self, services: Mapping[str, "Service"]) -> Sequence[Frontend]:  # noqa: ARG002
-        """What has to answer before the lab serves."""
+    def routers(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Sequence[tuple[str, int]]:  # noqa: ARG002
+        """The virtual routers of VRRP that it brings along: the network and the id of each."""
+        return ()
+
+    def frontends(self, services: Mapping[str, "Service"], timing: Timing) -> Sequence[Frontend]:  # noqa: ARG002
+        """What has to answer before the lab serves; `timing` is that of its guest."""
         return ()
 
 

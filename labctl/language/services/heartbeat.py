@@ -13,6 +13,7 @@ from labctl.language.services.base import (
     Frontend,
     Placement,
     Service,
+    Timing,
     client_findings,
     host_at,
     unknown_nodes,
@@ -111,7 +112,7 @@ class Heartbeat(Service):
                     "comes_back": self.auto_failback and node == self.nodes[0],
                 })
 
-    def frontends(self, services: Mapping[str, Service]) -> Sequence[Frontend]:
+    def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:  # noqa: ARG002
         """See the base class."""
         failover = Failover(
             steps=("heartbeat/authkeys", "heartbeat/resources", "heartbeat/heartbeat"), unit="heartbeat",

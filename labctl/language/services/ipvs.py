@@ -13,13 +13,22 @@ from labctl.language.services.base import (
     Frontend,
     Placement,
     Service,
+    Timing,
     client_findings,
     host_at,
     unknown_nodes,
     vip_findings,
 )
 from labctl.language.services.router import Router, reaches
-from labctl.language.services.vrrp import PRIORITIES, Options, election, failover, instance, router_ids
+from labctl.language.services.vrrp import (
+    PRIORITIES,
+    Options,
+    election,
+    election_findings,
+    failover,
+    instance,
+    router_ids,
+)
 from labctl.language.site import MAX_NODES, Site
 
 DELAY_BEFORE_RETRY = 1
@@ -193,6 +202,8 @@ class Ipvs(Service):
         yield from client_findings(site, [*directors, *self.real_servers])
         yield from self._neighbour_findings(name, services)
         yield from self._option_findings()
+        if self.directors.keepalived:
+            yield from election_findings(site, name, directors, self.vrrp, services)
         known = all(node in site.nodes for node in directors)
         for server in self.real_servers:
             if server in directors:
@@ -365,7 +376,8 @@ class Ipvs(Service):
     def _table(self, site: Site, services: Mapping[str, Service]) -> dict[str, Any]:
         real_port = self._table_port(self.server_port)
         port = self._table_port(self.port)
-        virtual = f"fwmark {self.mark.number}" if self.mark else f"{self.vip} {port}" if port else str(self.vip)
+        # Without a port 1.3.5 of keepalived ends; 0 is every port, as in the kernel's table.
+        virtual = f"fwmark {self.mark.number}" if self.mark else f"{self.vip} {port}"
         return {
             "virtual": self.virtual, "virtual_server": virtual,
             "scheduler": self.scheduler,
@@ -379,28 +391,39 @@ class Ipvs(Service):
             "host": host_at(list(self.real_servers), self.server_port, services),
         }
 
-    def _elections(self, site: Site, name: str, director: str, services: Mapping[str, Service]) -> dict[str, Any]:
-        """The VRRP instances that this service brings along: none for addresses that an earlier one has already."""
+    def _groups(self, name: str, services: Mapping[str, Service]) -> list[tuple[int, list[IPv4Address]]]:
+        """The virtual routers that this service brings along: none for addresses that an earlier one has already."""
+        if not self.directors.keepalived:
+            return []
         earlier: list[IPv4Address] = []
         for other_name, other in services.items():
             if other_name == name:
                 break
             if isinstance(other, Ipvs):
                 earlier += [*other.vips, *([other.gateway] if other.gateway else [])]
-        outside, inside = router_ids(name, services)
-        nodes = self.directors.nodes
+        outside, inside = router_ids(name, services, self.vrrp)
         groups = [(outside, [vip for vip in self.vips if vip not in earlier]),
                   (inside, [self.gateway] if self.gateway and self.gateway not in earlier else [])]
+        return [(router_id, addresses) for router_id, addresses in groups if addresses]
+
+    def _elections(self, site: Site, name: str, director: str, services: Mapping[str, Service]) -> dict[str, Any]:
+        nodes = self.directors.nodes
         return {
             **election(nodes, director, self.vrrp),
             "instances": [instance(site, nodes, director, addresses, self.vrrp, router_id)
-                          for router_id, addresses in groups if addresses],
+                          for router_id, addresses in self._groups(name, services)],
         }
 
-    def frontends(self, services: Mapping[str, Service]) -> Sequence[Frontend]:
+    def routers(self, site: Site, name: str, services: Mapping[str, Service]) -> Sequence[tuple[str, int]]:
+        """See the base class."""
+        return [(network, router_id) for router_id, addresses in self._groups(name, services)
+                if (network := site.network_of(addresses[0]))]
+
+    def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:
         """See the base class."""
         nodes = self.directors.nodes
         gateway = (self.gateway,) if self.gateway and self.directors.keepalived else ()
         return (Frontend(self.vip, self.port, tuple(nodes),
                          host=host_at(list(self.real_servers), self.server_port, services),
-                         failover=failover("ipvs/keepalived", nodes, self.vrrp), together=gateway),)
+                         failover=failover("ipvs/keepalived", nodes, self.vrrp, timing, bool(gateway)),
+                         together=gateway),)

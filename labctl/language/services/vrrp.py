@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from labctl.base.types import Address, Flag, Model, Name, Port
+from labctl.base.types import Address, Flag, Model, Name, Number, Port
 from labctl.language.services.base import (
     Failover,
     Finding,
     Frontend,
     Placement,
     Service,
+    Timing,
     client_findings,
     host_at,
     unknown_nodes,
@@ -20,41 +22,55 @@ from labctl.language.services.base import (
 )
 from labctl.language.site import Site
 
-ADVERT = 1
-"""Seconds between two advertisements."""
 PRIORITIES = (150, 100, 50)
-"""Of the first, second and third choice."""
+"""Of the first, second and third choice, where the topology does not say."""
 WATCH_SECONDS, WATCH_FAILURES = 2, 3
 """How often a watched port is asked, and how many failures in a row count."""
 _FIRST_ROUTER = 51
 _FIRST_INSIDE_ROUTER = 151
 
 
+PASSWORD_PATTERN = r"^[A-Za-z0-9._-]{1,8}$"
+"""VRRP has room for eight bytes (RFC 2338, section 5.3.6.1)."""
+
+
 class Options(Model):
     """How directors elect the one that holds the VIP."""
 
+    router_id: Number | None = Field(default=None, ge=1, le=255)
+    """The virtual router's number, which is its own on its segment."""
+    priorities: tuple[Annotated[Number, Field(ge=1, le=254)], ...] | None = Field(
+        default=None, min_length=1, max_length=len(PRIORITIES))
+    """Falling, one for each node; 255 is for the owner of an address, which none is."""
+    advert: Number = Field(default=1, ge=1, le=10)
+    """Seconds between two advertisements."""
+    auth: Annotated[str, StringConstraints(pattern=PASSWORD_PATTERN)] | None = None
+    """A password that each advertisement has in it, as plain text."""
     nopreempt: Flag = False
     """Whoever holds the VIP keeps it, also when the first choice returns."""
     unicast: Flag = False
     """Advertisements go to the other directors' addresses, not to the group 224.0.0.18."""
 
+    def priority(self, position: int) -> int:
+        """The priority of the first, second or third choice."""
+        return (self.priorities or PRIORITIES)[position]
 
-def skew_seconds(position: int) -> float:
-    """How long a backup waits when the MASTER resigned (RFC 3768: (256 − priority) / 256 s)."""
-    return (256 - PRIORITIES[position]) / 256
-
-
-def takeover_seconds(position: int) -> float:
-    """How long a backup waits for a MASTER that fell silent (RFC 3768: 3 × interval + skew)."""
-    return 3 * ADVERT + skew_seconds(position)
+    def skew_seconds(self, position: int) -> float:
+        """What a node waits longer than a MASTER would: (256 − priority) / 256 s (RFC 3768, section 6.1)."""
+        return (256 - self.priority(position)) / 256
 
 
-def failover(step: str, nodes: Sequence[str], options: Options) -> Failover | None:
-    """How an address moves between these nodes; None where there is only one."""
+def failover(step: str, nodes: Sequence[str], options: Options, timing: Timing,
+             together: bool = False) -> Failover | None:
+    """How an address moves between these nodes, alone or together with another; None where there is only one node."""
     if len(nodes) < 2:
         return None
-    return Failover(steps=(step,), unit="keepalived", messages="-p vrrp", crash_seconds=takeover_seconds(1),
-                    stop_seconds=skew_seconds(1), work_seconds=0, returns=not options.nopreempt)
+    crash = timing.crash_together if together else timing.crash
+    skew = options.skew_seconds(1)
+    return Failover(steps=(step,), unit="keepalived", messages="-p vrrp",
+                    crash_seconds=crash.seconds(options.advert, skew),
+                    stop_seconds=timing.stop.seconds(options.advert, skew), work_seconds=0,
+                    returns=not options.nopreempt)
 
 
 def election(nodes: Sequence[str], node: str, options: Options) -> dict[str, Any]:
@@ -62,8 +78,8 @@ def election(nodes: Sequence[str], node: str, options: Options) -> dict[str, Any
     position = nodes.index(node)
     # keepalived takes nopreempt only from a node that starts as BACKUP.
     master = position == 0 and not options.nopreempt
-    return {"state": "MASTER" if master else "BACKUP", "priority": PRIORITIES[position], "advert": ADVERT,
-            "nopreempt": options.nopreempt}
+    return {"state": "MASTER" if master else "BACKUP", "priority": options.priority(position),
+            "advert": options.advert, "nopreempt": options.nopreempt, "auth": options.auth}
 
 
 def instance(site: Site, nodes: Sequence[str], node: str, addresses: Sequence[IPv4Address], options: Options,
@@ -82,10 +98,31 @@ def instance(site: Site, nodes: Sequence[str], node: str, addresses: Sequence[IP
     }
 
 
-def router_ids(name: str, services: Mapping[str, Service]) -> tuple[int, int]:
-    """The virtual router ids of a service's instance towards clients and of the one inside: unique in a lab."""
+def router_ids(name: str, services: Mapping[str, Service], options: Options) -> tuple[int, int]:
+    """The virtual router ids of a service's instance towards clients and of the one inside.
+
+    Those that no topology has chosen differ in all of a lab.
+    """
     index = list(services).index(name)
-    return _FIRST_ROUTER + index, _FIRST_INSIDE_ROUTER + index
+    return options.router_id or _FIRST_ROUTER + index, _FIRST_INSIDE_ROUTER + index
+
+
+def election_findings(site: Site, name: str, nodes: Sequence[str], options: Options,
+                      services: Mapping[str, Service]) -> Iterator[Finding]:
+    """What is wrong with how a service's nodes elect one of them."""
+    priorities = options.priorities or ()
+    if priorities and len(priorities) != len(nodes):
+        yield Finding(("vrrp", "priorities"), f"each node has a priority of its own: there are {len(nodes)} nodes, and "
+                                              f"{len(priorities)} priorities.")
+    elif any(first <= second for first, second in pairwise(priorities)):
+        yield Finding(("vrrp", "priorities"), "the priorities have to fall, as the first node is the first choice.")
+    mine = services[name].routers(site, name, services)
+    for other_name, other in services.items():
+        if other_name == name:
+            break
+        for network, number in {*mine} & {*other.routers(site, other_name, services)}:
+            yield Finding(("vrrp", "router_id"), f"the virtual router {number} on '{network}' is that of "
+                                                 f"'{other_name}' already; give one of them another 'router_id'.")
 
 
 class Vrrp(Service):
@@ -109,6 +146,7 @@ class Vrrp(Service):
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         yield from vip_findings(site, self.vip)
         yield from client_findings(site, self.nodes)
+        yield from election_findings(site, name, self.nodes, self.vrrp, services)
         network = site.network_of(self.vip)
         for position, node in enumerate(self.nodes):
             if network and node in site.nodes and network not in site.nodes[node].addresses:
@@ -128,11 +166,17 @@ class Vrrp(Service):
         for node in self.nodes:
             yield Placement(node, "vrrp/keepalived", {
                 **election(self.nodes, node, self.vrrp),
-                "instances": [instance(site, self.nodes, node, [self.vip], self.vrrp, router_ids(name, services)[0])],
+                "instances": [instance(site, self.nodes, node, [self.vip], self.vrrp,
+                                       router_ids(name, services, self.vrrp)[0])],
                 "port": self.port, "host": host, "watch_seconds": WATCH_SECONDS, "watch_failures": WATCH_FAILURES,
             })
 
-    def frontends(self, services: Mapping[str, Service]) -> Sequence[Frontend]:
+    def routers(self, site: Site, name: str, services: Mapping[str, Service]) -> Sequence[tuple[str, int]]:
+        """See the base class."""
+        network = site.network_of(self.vip)
+        return [(network, router_ids(name, services, self.vrrp)[0])] if network else []
+
+    def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:
         """See the base class."""
         return (Frontend(self.vip, self.port, tuple(self.nodes), host_at(self.nodes, self.port, services),
-                         failover("vrrp/keepalived", self.nodes, self.vrrp)),)
+                         failover("vrrp/keepalived", self.nodes, self.vrrp, timing)),)
