@@ -63,15 +63,19 @@ def unshare(*namespaces: str) -> list[str]:
     return ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *namespaces]
 
 
+def environment() -> dict[str, str]:
+    """Variables with which unpacked programs find the libraries that came with them."""
+    libraries = [str(path) for directory in ("usr/lib", "lib") for path in PROGRAMS.glob(f"{directory}/*-linux-gnu*")]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
+
+
 def complaints(command: list[str | Path], interfaces: tuple[str, ...] = ()) -> list[str]:
     """The lines that an unpacked program says about a file that it is asked to check, and its exit code if it is not 0.
 
     It runs in a network of its own, where the ports are free for everybody, with interfaces of these names.
     """
-    libraries = [str(path) for directory in ("usr/lib", "lib") for path in PROGRAMS.glob(f"{directory}/*-linux-gnu*")]
     add = [f"ip link add {name} type bridge" for name in interfaces]
     done = subprocess.run([*unshare("-n"), "sh", "-e", "-c", "\n".join([*add, 'exec "$@"']), "sh", *command],
-                          env={**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)},
-                          capture_output=True, text=True, check=False)
+                          env=environment(), capture_output=True, text=True, check=False)
     code = [f"exit code {done.returncode}"] if done.returncode else []
     return (done.stdout + done.stderr).splitlines() + code

@@ -145,7 +145,7 @@ class Nodes:
             self.boots[node] += 1
             raise Unreachable("Connection closed.")
         answers = {"ls ": "\n".join(self.steps[node]), BOOT_ID: f"boot {self.boots[node]}\n",
-                   "date +%s": str(time.time()), "printf 'GET /": "HTTP/1.1 200 OK",
+                   "date +%s": str(time.time()), "timeout 5 bash -c": "HTTP/1.1 200 OK",
                    "i=0; while": f'{{"v1": {{"errors": []}}}}\n{self._digest}\n',
                    "ip -o": "eth0", "systemctl is-active": "active\n" * len(script.split()[2:-2])}
         for beginning, answer in answers.items():
