@@ -307,7 +307,8 @@ class Gates:
             holders = self._holders(frontend)
             return holders == [first] or (any_will_do and len(holders) == 1)
 
-        if not until(settled, self._deadline(_SERVING_SECONDS)):
+        election = frontend.failover.crash_seconds if frontend.failover else 0
+        if not until(settled, self._deadline(_SERVING_SECONDS + election)):
             holders = self._holders(frontend)
             who = "one node" if any_will_do else f"'{first}'"
             raise GateError(f"The VIP {frontend.address} should be held by {who} alone, but "

@@ -18,8 +18,8 @@ CONSOLE_LINE = "labctl: does the serial console answer?"
 """One of the probes writes it to the serial console."""
 _PROBE_SECONDS = 90
 """For one command, on a node that is emulated."""
-_TOOLS = ("curl", "arping", "tcpdump", "nc")
-"""What checks use on nodes."""
+_TOOLS = ("bash", "curl", "arping", "tcpdump", "nc")
+"""What checks and the last gate use on nodes."""
 _ENABLE = re.compile(r"systemctl enable (?:--now )?([\w@.-]+)")
 
 # How what a fact names shows to be there. Of files that steps or daemons write, the directory has to be.

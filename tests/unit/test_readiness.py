@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from samples import plan_of
+from samples import KEEPALIVED, option, plan_of
 
 from labctl.base.errors import GateError, Unreachable
+from labctl.base.wait import Deadline
 from labctl.labs.readiness import BOOT_ID, Gates, patience
 from labctl.labs.ssh import Ssh
 from labctl.machines.memory import wake
@@ -226,6 +227,19 @@ def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked
         assert len(node.scripts) == len(later)
         assert f"to {plan.frontends()[0].address}" in node.asked[0][0]
         assert "GET / HTTP/1.0" in node.asked[1][0]
+
+
+@pytest.mark.parametrize(("vrrp", "seconds"), [("", 30 + 3 + 156 / 256), ("advert: 10", 30 + 30 + 156 / 256)])
+def test_a_vip_is_waited_for_as_long_as_an_election_takes_besides(
+        vrrp: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(Gates, "_deadline", lambda _, seconds: waited.append(seconds) or Deadline(0))
+    waiting = gates(None, {})
+    waiting._plan = plan_of(option(f"vrrp: {{ {vrrp} }}", KEEPALIVED))
+    monkeypatch.setattr(waiting, "_holders", lambda _: [])
+    with pytest.raises(GateError, match=r"The VIP 10\.10\.10\.100 should be held by 'lvs' alone, but no node holds it"):
+        waiting.wait_for_service()
+    assert waited == [seconds]
 
 
 def test_the_first_failure_is_told_and_not_that_the_others_were_called_off() -> None:
