@@ -20,7 +20,7 @@ from labctl.images import store
 from labctl.labs.lab import Lab, locked, names, open_lab
 from labctl.machines import keys
 from labctl.machines.host import Ability
-from labctl.machines.memory import checkpoint, hold
+from labctl.machines.memory import checkpoint, hold, template
 from labctl.machines.memory.checkpoint import Checkpoint
 from labctl.plan import seed
 from labctl.plan.domain import Disks, domain_xml
@@ -53,6 +53,9 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
     lab.host.must(Ability.save)
     home = paths.checkpoints(lab.name) / name
     with locked(lab.name):
+        if lab.held:
+            raise LabError(f"The lab '{lab.name}' was held still to be saved when labctl ended.",
+                           hint=f"'labctl up {lab.name}' lets it go on.")
         if home.exists():
             raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
                            hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
@@ -113,7 +116,11 @@ def go_on(lab: Lab, progress: Progress) -> bool:
     except LabError as error:
         progress.say(f"It cannot go on: {error.message.splitlines()[0]}")
         return False
-    _serve_again(lab, None, lab.record.trouble, progress)
+    checkpoint.forget_unfinished(lab.directory)
+    try:
+        _serve_again(lab, None, lab.record.trouble, progress)
+    finally:
+        hold.release(lab.directory)  # It goes on, though it may not serve, as before.
     return True
 
 
@@ -155,6 +162,7 @@ def gc(days: float | None = None, gib: float | None = None) -> list[str]:
 
     Returns which labs have none any more.
     """
+    template.sweep()
     for root in (paths.warm(), *paths.checkpoints().glob("*")):
         for path, at_work in checkpoint.leftovers(root).items():
             with suppress(LabError), locked(at_work) if at_work else nullcontext():

@@ -101,7 +101,7 @@ def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str
                        hint=f"'labctl reset {plan.lab}' brings all of the lab back to its configured state.")
     work = lab / _SAVING
     try:
-        shutil.rmtree(work, ignore_errors=True)
+        forget_unfinished(lab)
         home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _need_space(plan, {lab, home.parent})
         (work / "disks").mkdir(parents=True)
@@ -127,7 +127,7 @@ def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str
     except (OSError, shutil.Error) as error:
         raise LabError(f"The lab '{plan.lab}' cannot be saved: {_said(error)}.") from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        forget_unfinished(lab)
 
 
 def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], machines: Machines) -> dict[str, float]:
@@ -186,6 +186,11 @@ def load(home: Path) -> Checkpoint | None:
         return None
     except (OSError, ValidationError):
         raise LabError(f"What is saved in '{home}' cannot be read.") from None
+
+
+def forget_unfinished(lab: Path) -> None:
+    """Remove what a labctl that was killed had put together of a checkpoint of the lab in a directory."""
+    shutil.rmtree(lab / _SAVING, ignore_errors=True)
 
 
 def differences(checkpoint: Checkpoint, key: dict[str, str]) -> list[str]:

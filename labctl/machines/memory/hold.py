@@ -86,8 +86,8 @@ def thaw(machines: Machines) -> None:
     """Let the machines of a lab go on that were held still when labctl was killed. Raises LabError."""
     try:
         _bring_back(machines)
-        for memory in _held(machines.directory).iterdir():
-            memory.unlink()
+        for left in [*_held(machines.directory).iterdir(), *(machines.directory / "disks").glob(".*.next")]:
+            left.unlink()
     except OSError as error:
         raise LabError(f"{error.strerror}: '{error.filename}'.") from None
     machines.provider.resume()

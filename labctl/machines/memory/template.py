@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ _KNOWS = b"labctl: this machine has an identity"
 """What the image says on the console; see the recipes in cloud-init/images."""
 _MAKE_SECONDS = 40
 _START_SECONDS = 15
+_MAKING = ".making-"
 _KEPT = 4
 """Memories in the cache; each takes 200 to 300 MB."""
 
@@ -55,7 +57,7 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
 
     `patience` is the factor on deadlines. Raises LabError.
     """
-    root = paths.cache() / "boot"
+    root = _root()
     root.mkdir(parents=True, exist_ok=True)
     key = _key(plan, node, accel, image, provider)
     try:
@@ -99,12 +101,20 @@ def start(template: Template, xml: str, node: str, provider: "Provider", console
 
 def forget(template: Template) -> None:
     """Drop from the cache what a machine could not start from, so that it is made anew next time."""
-    shutil.rmtree(paths.cache() / "boot" / template.disk.stem.lstrip("."), ignore_errors=True)
+    shutil.rmtree(_root() / template.disk.stem.lstrip("."), ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what a labctl that was killed left of a template, unless one is being made."""
+    root = _root()
+    with suppress(Timeout, OSError), FileLock(root / ".lock", timeout=0):
+        for leftover in root.glob(f"{_MAKING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider", home: Path,
           patience: float) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".making-", dir=home.parent))
+    work = Path(tempfile.mkdtemp(prefix=_MAKING, dir=home.parent))
     disks = Disks(work / "disk.qcow2", work / "none", image.kernel, image.initrd, image.media, work / "console")
     try:
         work.chmod(0o711)
@@ -144,3 +154,7 @@ def _key(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "P
     disks = Disks(anywhere, anywhere, anywhere, anywhere, image.media, anywhere)
     xml = _generic_xml(plan.model_copy(update={"lab": ""}), UUID(int=0), node, disks, accel, image)
     return hashlib.sha256(f"{image.manifest.digest} {provider.versions()} {xml}".encode()).hexdigest()[:16]
+
+
+def _root() -> Path:
+    return paths.cache() / "boot"
