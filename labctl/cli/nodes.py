@@ -21,6 +21,7 @@ from labctl.cli.common import (
     progress_of,
 )
 from labctl.labs import targets
+from labctl.machines.host import Ability
 from labctl.plan.domain import node_uuid
 
 
@@ -80,6 +81,7 @@ def logs(
 ) -> None:
     """Print what a node said on its serial console since it was made."""
     found, planned = targets.one_node(node)
+    found.host.must(Ability.log)
     path = found.host.console(planned.name)
     if path is None or not path.exists():
         raise LabError(f"There is no log of the console of '{planned.name}'.",

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 from labctl.images import qcow2
 from labctl.images.store import Image
 from labctl.machines.host import Host
@@ -28,16 +30,20 @@ class ExistingLibvirt(Host):
         remote = parts.netloc if "ssh" in parts.scheme else ""
         self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
 
+    @override
     def open(self, plan: Plan) -> None:
         """Nothing to do: it is there, or connecting to it fails."""
 
+    @override
     def close(self) -> None:
         """Nothing to do: it is not ours."""
 
+    @override
     def is_open(self) -> bool:
         """True: whether it can be reached shows when it is used."""
         return True
 
+    @override
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
         """Upload the image once, the seed and an overlay for each node."""
@@ -52,7 +58,8 @@ class ExistingLibvirt(Host):
             media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
         )
 
-    def console(self, node: str) -> None:  # noqa: ARG002
+    @override
+    def console(self, node: str) -> None:
         """No copy is kept there."""
         return
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from labctl.base import namespace, paths
 from labctl.base.errors import LabError
 from labctl.base.machine import check_tun
@@ -59,6 +61,7 @@ class PrivateRoom(Host):
         """Netcat, inside the room."""
         return shlex.join([*self._enter(), "nc"]) + " %h %p"
 
+    @override
     def open(self, plan: Plan) -> None:
         """Start the room's first process and wait for its libvirtd."""
         check_tun()
@@ -78,6 +81,7 @@ class PrivateRoom(Host):
             raise LabError(f"The lab's private room could not be opened: {said[-1] if said else 'no reason given'}.",
                            hint="'labctl doctor' says what is missing.")
 
+    @override
     def close(self) -> None:
         """Kill the room's process 1, and with it all that runs in the room; wait until it is gone."""
         pid = self._starter()
@@ -93,11 +97,13 @@ class PrivateRoom(Host):
         _reap_children()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
+    @override
     def is_open(self) -> bool:
         """Whether what started it still runs; its start time tells it from a later process of the same number."""
         return self._starter() is not None
 
-    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,  # noqa: ARG002
+    @override
+    def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
         """An overlay and the seed, in the lab's directory."""
         disks = self.disks(node, image)
@@ -115,8 +121,8 @@ class PrivateRoom(Host):
                      image.kernel, image.initrd, image.media, self.console(node.name),
                      paths.serial(self._directory.name, node.interfaces[0].address))
 
+    @override
     def console(self, node: str) -> Path:
-        """See the base class."""
         return self._directory / "consoles" / f"{node}.log"
 
     def _starter(self) -> int | None:
