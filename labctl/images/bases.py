@@ -116,7 +116,7 @@ def import_(guest: Guest, file: Path, unverified: bool) -> Base:
     sources = _sources(guest)
     if not file.is_file():
         raise LabError(f"There is no file '{file}'.")
-    qcow2.check(file)
+    qcow2.check(file, str(file))
     size = file.stat().st_size
     with _locked(guest.name) as root, files.filling(root, size):
         work = Path(tempfile.mkdtemp(prefix=f"{guest.name}_", dir=root))

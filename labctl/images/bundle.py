@@ -13,7 +13,6 @@ A bundle is a plain tar. Its members, in this order:
 import hashlib
 import io
 import os
-import re
 import shutil
 import sys
 import tarfile
@@ -44,6 +43,7 @@ _FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+!-]*$"
 _BLOCK = 2**20
 _MANIFEST_MAX = 2**24
 """Bytes; it is read into memory before anything of it is known."""
+_TOPOLOGY_MAX = 2**20
 _COPY_AGAIN = "Copy it again from where it was made, or make it anew with 'labctl bundle create'."
 
 WheelName = Annotated[str, StringConstraints(pattern=_FILE_NAME)]
@@ -64,11 +64,17 @@ class Contents(Model):
 
     @field_validator("images")
     @classmethod
-    def _plain_names(cls, images: dict[str, Manifest]) -> dict[str, Manifest]:
-        for guest, image in images.items():
-            if image.guest != guest or not all(re.fullmatch(_FILE_NAME, name) for name in image.files):
-                raise ValueError("a name that no image has")
+    def _named_by_their_guests(cls, images: dict[str, Manifest]) -> dict[str, Manifest]:
+        if any(image.guest != guest for guest, image in images.items()):
+            raise ValueError("an image of another guest")
         return images
+
+    @field_validator("topologies")
+    @classmethod
+    def _no_larger_than_topologies_are(cls, topologies: dict[str, ImageFile]) -> dict[str, ImageFile]:
+        if any(topology.size > _TOPOLOGY_MAX for topology in topologies.values()):
+            raise ValueError("a file that is no topology")
+        return topologies
 
     def members(self) -> dict[str, ImageFile]:
         """All members after the manifest and SHA256SUMS, in their order."""
@@ -120,26 +126,25 @@ def load(file: Path, in_use: Collection[str], overwrite: bool) -> Contents:
     no bundle or is damaged, for a topology that is there already and differs (unless `overwrite`), and if there is no
     room. All of the bundle is checked before any of it is in place: after an error everything is as it was.
     """
-    with ExitStack() as stack:
-        tar = stack.enter_context(_opened(file))
+    with _opened(file) as tar, ExitStack() as stack:
         contents = _contents(tar, file)
         placed = {name: paths.topologies() / f"{name}.yaml" for name in contents.topologies}
         for name, place in placed.items():
             if not overwrite and place.exists() and _measure(place) != contents.topologies[name]:
                 raise LabError(f"There is another topology '{name}' already: '{place}'.",
                                hint="'--overwrite' replaces it; nothing was loaded.")
-        work = stack.enter_context(store.receiving(list(contents.images.values()), in_use))
-        size = sum(image.size for manifest in contents.images.values() for image in manifest.files.values())
-        files.check_space(work, size)
         paths.topologies().mkdir(parents=True, exist_ok=True)
         new = {name: place.with_name(f".{name}.new") for name, place in placed.items()}
         for path in new.values():
             stack.callback(path.unlink, missing_ok=True)
-        targets = {f"topologies/{name}.yaml": path for name, path in new.items()} | {
-            f"images/{guest}/{name}": work / guest / name
-            for guest, manifest in contents.images.items() for name in manifest.files}
-        with files.filling(work, size):
-            _unpack(tar, file, contents.members(), targets)
+        with store.receiving(list(contents.images.values()), in_use) as work:
+            size = sum(image.size for manifest in contents.images.values() for image in manifest.files.values())
+            files.check_space(work, size)
+            targets = {f"topologies/{name}.yaml": path for name, path in new.items()} | {
+                f"images/{guest}/{name}": work / guest / name
+                for guest, manifest in contents.images.items() for name in manifest.files}
+            with files.filling(work, size):
+                _unpack(tar, file, contents.members(), targets)
         for name, path in new.items():
             path.rename(placed[name])
     return contents
@@ -278,10 +283,11 @@ def _contents(tar: tarfile.TarFile, file: Path) -> Contents:
     return contents
 
 
-def _next(tar: tarfile.TarFile, name: str) -> IO[bytes] | None:
-    """The next member, if it is a file of this name."""
+def _next(tar: tarfile.TarFile, name: str, size: int | None = None) -> IO[bytes] | None:
+    """The next member, if it is a plain file of this name and size. One with holes could be larger than the tar."""
     member = tar.next()
-    return tar.extractfile(member) if member and member.isreg() and member.name == name else None
+    plain = member and member.isreg() and not member.issparse() and member.name == name
+    return tar.extractfile(member) if member and plain and size in (None, member.size) else None
 
 
 def _unpack(tar: tarfile.TarFile, file: Path, expected: Mapping[str, ImageFile], targets: Mapping[str, Path]) -> None:
@@ -290,7 +296,7 @@ def _unpack(tar: tarfile.TarFile, file: Path, expected: Mapping[str, ImageFile],
     No name in the tar is ever used as a path: the names are those of the manifest, which has plain ones only.
     """
     for name, wanted in expected.items():
-        source = _next(tar, name)
+        source = _next(tar, name, wanted.size)
         if source is None:
             raise _damaged(file, name)
         measured = _Measured(source)

@@ -13,6 +13,7 @@ _MAGIC = b"QFI\xfb"
 _VERSIONS = (2, 3)
 _INCOMPATIBLE_FEATURES = 72
 _EXTERNAL_DATA = 1 << 2
+_CHECK_SECONDS = 600
 _SOUND = (0, 3)
 """Statuses of `qemu-img check`: without errors; with nothing worse than clusters that are allocated and not used."""
 _OTHERS = {
@@ -65,13 +66,16 @@ def backing_file(path: Path) -> str:
     return head[offset:offset + length].decode(errors="replace") if offset else ""
 
 
-def check(path: Path) -> None:
-    """Raise LabError if a file is not a qcow2 image, or is truncated or damaged as far as its own tables tell."""
+def check(path: Path, what: str) -> None:
+    """Raise LabError if a file is not a qcow2 image, or is truncated or damaged as far as its own tables tell.
+
+    `what` names the file in the message.
+    """
     with path.open("rb") as file:
-        judge(file.read(HEAD), str(path))
-    result = run(["qemu-img", "check", "-q", "-f", "qcow2", path], check=False)
+        judge(file.read(HEAD), what)
+    result = run(["qemu-img", "check", "-q", "-f", "qcow2", path], check=False, timeout=_CHECK_SECONDS)
     if result.returncode not in _SOUND:
-        raise LabError(f"'{path}' is truncated or damaged: 'qemu-img check' finds errors in it.",
+        raise LabError(f"'{what}' is truncated or damaged: 'qemu-img check' finds errors in it.",
                        hint="Get the file anew, and compare its size with that of the original.")
 
 

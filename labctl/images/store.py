@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from labctl.base import config, namespace, paths
 from labctl.base.errors import LabError
@@ -20,7 +21,7 @@ from labctl.base.process import CommandError, run_script
 from labctl.base.resources import IMAGES
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import Model
-from labctl.images import bases, builder
+from labctl.images import bases, builder, qcow2
 from labctl.images.builder import RecipeError
 from labctl.plan import guests
 from labctl.plan.guests import Guest
@@ -33,11 +34,16 @@ _ERRORS = ("E: ", "Error: ", "error: ")
 """How package managers begin to say what is wrong."""
 
 
+FileName = Literal["disk.qcow2", "vmlinuz", "initrd.img", "media.img", "waiting_args"]
+"""All that an image may have; architecture.md says what each is."""
+_ARGUMENTS_MAX = 1024
+
+
 class ImageFile(Model):
     """A file of an image."""
 
-    sha256: str
-    size: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
     """Bytes"""
 
 
@@ -47,10 +53,19 @@ class Manifest(Model):
     guest: str
     built: datetime
     recipe_sha256: str
-    files: dict[str, ImageFile]
+    files: dict[FileName, ImageFile]
     packages: dict[str, str]
     base: bases.Manifest | None = None
     """Where the base is from that it was made of, if it was."""
+
+    @field_validator("files")
+    @classmethod
+    def _an_image(cls, files: dict[FileName, ImageFile]) -> dict[FileName, ImageFile]:
+        if "disk.qcow2" not in files:
+            raise ValueError("no disk")
+        if "waiting_args" in files and files["waiting_args"].size > _ARGUMENTS_MAX:
+            raise ValueError("more kernel arguments than a kernel takes")
+        return files
 
     @property
     def digest(self) -> str:
@@ -162,7 +177,8 @@ def build(guest: Guest, mirror: str | None, log: Path, in_use: Collection[str], 
 def receiving(manifests: Collection[Manifest], in_use: Collection[str]) -> Iterator[Path]:
     """A directory to put the files of images in, each image's below the name of its guest; then they are in the store.
 
-    Images whose digest is in `in_use` are kept. After an error in the block the store is as it was.
+    Images whose digest is in `in_use` are kept. Raises LabError for a disk that is damaged or not whole by itself.
+    After that, and after an error in the block, the store is as it was.
     """
     with _working() as (root, work):
         for manifest in manifests:
@@ -283,8 +299,8 @@ def _seal(guest: Guest, recipe: Path, work: Path, base: bases.Base | None) -> Ma
         guest=guest.name,
         built=datetime.now().astimezone().replace(microsecond=0),
         recipe_sha256=_recipe_digest(recipe, base),
-        files={path.name: ImageFile(sha256=sha256(path), size=path.stat().st_size)
-               for path in sorted(work.iterdir())},
+        files={name: ImageFile(sha256=sha256(work / name), size=(work / name).stat().st_size)
+               for name in get_args(FileName) if (work / name).exists()},
         packages=packages,
         base=base.manifest if base else None,
     )
@@ -293,6 +309,8 @@ def _seal(guest: Guest, recipe: Path, work: Path, base: bases.Base | None) -> Ma
 
 
 def _finish(work: Path, manifest: Manifest) -> None:
+    """Whatever comes into the store comes by here. Raises LabError if a machine must not be given the disk."""
+    qcow2.check(work / "disk.qcow2", f"disk.qcow2 of {manifest.guest}")
     for path in work.iterdir():
         path.chmod(0o444)
     (work / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,6 +1,8 @@
 """What the tests of fetching share."""
 
 import hashlib
+import subprocess
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +16,16 @@ from labctl.plan import guests
 QUICK = Patience(connect=2, stall=0.3, tries=3, pause=0)
 SECOND = "/7/images/disk-2009.qcow2"
 """Where the second of the guest's sources is."""
-IMAGE = {"disk.qcow2": bytes(range(256)) * 7, "vmlinuz": b"kernel" * 99, "media.img": b"media"}
+def disk(size: int = 4096, *options: str) -> bytes:
+    """A qcow2 image of so many bytes, as small a file as can be."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "disk.qcow2")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", *options, file, str(size)],
+                       check=True)
+        return file.read_bytes()
+
+
+IMAGE = {"disk.qcow2": disk(), "vmlinuz": b"kernel" * 99, "media.img": b"media"}
 """The files of an image that no machine could start from."""
 
 

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from commands import refused, typed
 from filelock import FileLock
-from helpers import IMAGE, digest, files_in, put
+from helpers import IMAGE, digest, disk, files_in, put
 
 from labctl.base import paths
 from labctl.base.errors import LabError
-from labctl.images import bundle, store
+from labctl.images import bundle, qcow2, store
 from labctl.images.bundle import Contents
 from labctl.language import catalog
 
@@ -28,6 +28,7 @@ networks: { lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 } }
 nodes: { web: { lan: 10.10.10.11 }, client: { lan: 10.10.10.12 } }
 services: { site: { type: httpd, nodes: [web] } }
 """
+LARGE = {"disk.qcow2": disk(), "media.img": os.urandom(2**21)}
 WHEELS = {"cluster_labctl-1-py3-none-any.whl": b"labctl", "rich-2-py3-none-any.whl": b"rich"}
 _ON_A_SMALL_DISK = 'mount -t tmpfs -o size=1m tmpfs "$1" && shift && "$@"'
 _MAIN = "import labctl.base.files, labctl.__main__; {patch}labctl.__main__.main()"
@@ -121,7 +122,7 @@ def test_a_bundle_is_a_tar_that_others_can_read(packed: Path, tmp_path: Path) ->
 
 def test_only_some_images(tmp_path: Path) -> None:
     put()
-    put("rocky-9", {"disk.qcow2": b"rocky"})
+    put("rocky-9", {"disk.qcow2": disk(8192)})
     for words, wanted in (((), {"debian-12", "rocky-9"}), (("--image", "rocky-9"), {"rocky-9"})):
         file = tmp_path / f"{len(words)}.tar"
         typed("bundle", "create", str(file), *words)
@@ -134,7 +135,7 @@ def test_an_image_of_the_same_guest_is_replaced_and_kept_where_labs_run_on_it(
     packed: Path, elsewhere: Callable[[], None], in_use: bool,
 ) -> None:
     elsewhere()
-    old = put(content={"disk.qcow2": b"old"})
+    old = put(content={"disk.qcow2": disk(8192)})
     bundle.load(packed, [old.manifest.digest] if in_use else [], overwrite=False)
     assert store.find("debian-12").manifest.digest != old.manifest.digest
     assert old.path.exists() == in_use
@@ -331,6 +332,12 @@ def test_a_member_that_is_no_file_is_not_loaded(
     lambda found: found["topologies"].update({"../evil": found["installer"]}),
     lambda found: found["wheels"].update({"/evil": found["installer"]}),
     lambda found: found["images"].clear(),
+    lambda found: found["images"]["debian-12"]["files"].update({"manifest.json": found["installer"]}),
+    lambda found: found["images"]["debian-12"]["files"].pop("disk.qcow2"),
+    lambda found: found["images"]["debian-12"]["files"]["disk.qcow2"].update(size=-1),
+    lambda found: found["images"]["debian-12"]["files"]["disk.qcow2"].update(sha256="../../evil"),
+    lambda found: found["images"]["debian-12"]["files"].update(waiting_args={**found["installer"], "size": 1025}),
+    lambda found: found["topologies"]["mine"].update(size=2**20 + 1),
 ])
 def test_a_manifest_with_names_that_leave_the_directory_is_not_read(
     packed: Path, elsewhere: Callable[[], None], change: Callable[[dict[str, dict[str, object]]], None],
@@ -345,6 +352,47 @@ def test_a_manifest_with_names_that_leave_the_directory_is_not_read(
     assert all_files() == {}
 
 
+@pytest.mark.parametrize("kind", ["backing file", "data file"])
+def test_an_image_that_would_open_a_file_of_the_machine_is_not_loaded(
+    tmp_path: Path, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch, kind: str,
+) -> None:
+    """Its digests are right: whoever made the bundle worked them out."""
+    (tmp_path / "mine.yaml").write_text(TOPOLOGY)
+    evil = bytearray(disk(4096, *(["-b", "/etc/shadow", "-F", "raw", "-u"] if kind == "backing file" else [])))
+    if kind == "data file":
+        evil[79] |= 1 << 2  # The incompatible feature that says so.
+    file = tmp_path / "course.tar"
+    with monkeypatch.context() as patched:
+        patched.setattr(qcow2, "check", lambda *_: None)
+        put(content={**IMAGE, "disk.qcow2": bytes(evil)})
+        typed("bundle", "create", str(file), "--topology", "mine.yaml")
+    elsewhere()
+    assert refused("bundle", "load", str(file)).message == (
+        "'disk.qcow2 of debian-12' is only a part of an image: the rest is in another file.")
+    assert all_files() == {}
+
+
+def test_a_member_with_holes_is_not_loaded(packed: Path, elsewhere: Callable[[], None]) -> None:
+    """A few bytes of a tar could fill the disk with zeros."""
+    content = members(packed)
+    member, data = content[-1]
+    pax = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": member.name,
+           "GNU.sparse.realsize": str(len(data))}
+    with tarfile.open(packed, "w", format=tarfile.PAX_FORMAT) as tar:
+        for each, text in content[:-1]:
+            tar.addfile(each, io.BytesIO(text))
+        member.pax_headers = pax
+        blocks = f"1\n0\n{len(data)}\n".encode().ljust(512, b"\0")
+        member.size = len(blocks) + len(data)
+        tar.addfile(member, io.BytesIO(blocks + data))
+    with tarfile.open(packed) as tar:
+        assert [each.issparse() for each in tar][-1], "tar takes it for one"
+        assert tar.extractfile(tar.getmembers()[-1]).read() == data  # type: ignore[union-attr]
+    elsewhere()
+    assert "is damaged" in refused("bundle", "load", str(packed)).message
+    assert all_files() == {}
+
+
 def test_while_another_changes_the_store_nothing_is_loaded(packed: Path, elsewhere: Callable[[], None]) -> None:
     elsewhere()
     paths.images().mkdir(parents=True)
@@ -354,7 +402,7 @@ def test_while_another_changes_the_store_nothing_is_loaded(packed: Path, elsewhe
 
 
 def test_a_file_system_that_takes_no_file_so_large(tmp_path: Path) -> None:
-    put(content={"disk.qcow2": bytes(2**21)})
+    put(content=LARGE)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
@@ -370,7 +418,7 @@ def test_a_file_system_that_takes_no_file_so_large(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["create", "load"])
 def test_a_disk_that_is_full(tmp_path: Path, command: str, patch: str) -> None:
     """In a mount namespace with a disk of its own, of 1 MiB."""
-    put(content={"disk.qcow2": os.urandom(2**21)})
+    put(content=LARGE)
     disk = tmp_path / "disk"
     disk.mkdir()
     file = tmp_path / "big.tar"
