@@ -20,6 +20,7 @@ import pytest
 from labctl.base import paths
 from labctl.base.wait import Deadline, until
 from labctl.images import accel
+from labctl.machines import sockets
 
 GUEST = "debian-12"
 PATIENCE = 1 if not accel.kvm_problem() else 10
@@ -170,6 +171,8 @@ class Labctl:
         """Files, processes and mounts that are there although no lab is up."""
         files = [str(path) for directory in self.directories.values() for path in directory.rglob("*")
                  if path.parent.name in ("labs", "labctl") and path.name not in ("labs", "labctl")]
+        files += [str(found) for found in sockets.directories() for lab in [sockets.whose(found)]
+                  if lab and lab.is_relative_to(self.directories["state"])]
         processes = []
         for directory in Path("/proc").glob("[0-9]*"):
             try:

@@ -1,8 +1,9 @@
-"""Large files: their digests, copies of them, and disks that are too small for them."""
+"""Files: digests and copies of large ones, small ones that are never half written, and disks that are too small."""
 
 import errno
 import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,16 @@ def checksum(path: Path, start: int = 0) -> str:
     with path.open("rb") as file:
         file.seek(start)
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that, whatever happens meanwhile, there is the old one or the new one, and that whole."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
 
 
 def adopt(source: Path, target: Path) -> Path:

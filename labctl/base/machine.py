@@ -1,4 +1,4 @@
-"""What this machine has left to give."""
+"""Which machine this is, and what it has left to give."""
 
 import os
 import shutil
@@ -7,6 +7,16 @@ from pathlib import Path
 from labctl.base.errors import LabError
 
 _TUN = Path("/dev/net/tun")
+
+
+def hostname() -> str:
+    """The machine's name."""
+    return os.uname().nodename
+
+
+def boot_id() -> str:
+    """Another one after each restart of the machine (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def available_memory() -> int:

@@ -1,7 +1,5 @@
 """Where labctl keeps things (XDG base directories)."""
 
-import os
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import platformdirs
@@ -32,19 +30,6 @@ def labs() -> Path:
 def lab(name: str) -> Path:
     """The directory of one lab; exists only while the lab does."""
     return labs() / name
-
-
-def sockets(name: str) -> Path:
-    """A lab's sockets: apart, because a socket's path has room for 107 bytes only."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    if not Path(runtime).is_dir():
-        runtime = f"/tmp/labctl-runtime-{os.getuid()}"  # Whoever makes it checks whose it is.
-    return Path(runtime) / _APP / name
-
-
-def serial(lab: str, address: IPv4Address) -> Path:
-    """The socket of the second serial port of the node whose first address this is."""
-    return sockets(lab) / f"{address}.serial"
 
 
 def cache() -> Path:

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from labctl.base import config
-from labctl.base.errors import LabError
 from labctl.cli import display
 from labctl.labs import lab, rewind
 from labctl.language import catalog
@@ -64,8 +63,8 @@ def topology_names() -> list[str]:
 
 def node_names() -> list[str]:
     """For completion."""
-    found = [(name, node.name) for name in lab.names() for node in lab.open_lab(name).plan.nodes]
-    return [*(node for _, node in found), *(f"{name}/{node}" for name, node in found)]
+    nodes = [(found.name, node.name) for found in lab.labs() for node in found.plan.nodes]
+    return [*(node for _, node in nodes), *(f"{name}/{node}" for name, node in nodes)]
 
 
 def checkpoint_names() -> list[str]:
@@ -156,8 +155,4 @@ def say_next(done: str, commands: dict[str, str]) -> None:
 
 def must_be_open(found: lab.Lab) -> None:
     """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
-    if found.record.libvirt_uri:
-        config.must_reach(found.record.libvirt_uri)
-    if not found.host.is_open():
-        raise LabError(f"The lab '{found.name}' is gone; its machine was probably restarted.",
-                       hint=f"'labctl down {found.name}' clears what is left, 'labctl up' starts it anew.")
+    found.must_be_open()

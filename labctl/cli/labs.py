@@ -30,7 +30,7 @@ from labctl.cli.common import (
     progress_of,
     say_next,
 )
-from labctl.labs import lab, lifecycle, rewind, targets
+from labctl.labs import lab, leftovers, lifecycle, record, rewind, targets
 from labctl.language import catalog
 from labctl.plan import plan
 
@@ -93,16 +93,25 @@ def down(
         metavar="[LAB]...", help="Labs; the only one that is up where none is named.", autocompletion=lab_names,
         show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every lab that is up.")] = False,
+    force: Annotated[bool, typer.Option(
+        "--force", help="Also what has no record, by the lab's name or id, and what cannot all be removed.")] = False,
+    host: Annotated[str | None, typer.Option(
+        "--host", metavar="URI", help="The libvirt that a lab without a record is at, with --force and the lab's id.",
+        show_default=False)] = None,
 ) -> None:
     """Remove a lab: its machines, networks, disks and keys."""
     chosen = lab.names() if all_ else names or [targets.one_lab(None).name]
     failures = []
     for name in chosen:
         try:
-            lifecycle.down(name)
+            lifecycle.down(name, force=force, host=host)
             err.print(f"The lab '{name}' is gone.", markup=False)
         except LabError as error:
             failures.append(error)
+    _raise(failures)
+
+
+def _raise(failures: list[LabError]) -> None:
     if failures:
         raise LabError("\n".join(error.message for error in failures), failures[0].hint)
 
@@ -117,16 +126,28 @@ def list_(
     if topologies:
         rows = [_topology_row(name, path) for name, path in catalog.names().items()]
     else:
-        labs = [lab.open_lab(name) for name in lab.names()]
-        rows = [{"lab": item.name, "state": _state(item), "nodes": len(item.plan.nodes),
-                 "guest": item.plan.guest.name, "title": item.plan.topology.title} for item in labs]
+        rows = [_lab_row(name) for name in lab.names()]
     if output is not Output.table:
         print_data(rows, output)
     elif rows:
-        cells = [[str(cell) for cell in row.values()] for row in rows]
+        cells = [["" if cell is None else str(cell) for cell in row.values()] for row in rows]
         display.table(out, [column.upper() for column in rows[0]], cells)
     else:
         err.print("No lab is up. 'labctl list --topologies' shows what could be started.")
+
+
+def _lab_row(name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"lab": name, "state": "gone", "nodes": None, "guest": None, "title": None}
+    try:
+        known = record.load(name)
+        found = lab.Lab(known)
+        row["state"] = known.elsewhere or _state(found)
+        planned = found.plan
+    except record.Unreadable as error:
+        return {**row, "state": error.state}
+    except FileNotFoundError:  # It went down meanwhile.
+        return row
+    return {**row, "nodes": len(planned.nodes), "guest": planned.guest.name, "title": planned.topology.title}
 
 
 def _topology_row(name: str, path: Path) -> dict[str, Any]:
@@ -196,7 +217,21 @@ def gc(
                                                help="Forget labs that were not started for so long.")] = None,
     gib: Annotated[float | None, typer.Option("--larger-than", metavar="GIB", min=0, show_default=False,
                                               help="Forget the oldest until they take no more.")] = None,
+    host: Annotated[str | None, typer.Option(
+        "--host", metavar="URI", help="Look at this libvirt as well, beside those that labs are at.",
+        show_default=False)] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Forget how labs were when they first served, which makes their next start quick; checkpoints of yours stay."""
-    removed = rewind.gc(days, gib)
-    err.print(f"Forgotten: {', '.join(removed)}." if removed else "There is nothing to forget.", markup=False)
+    """Remove what labctl has left where it was killed, or a lab's record was lost, and, if you say how old or how much,
+    how labs were when they first served, which makes their next start quick. Checkpoints of yours stay."""
+    said, failures = leftovers.collect(dry=dry) + rewind.gc(days, gib, dry=dry), []
+    for uri in sorted({*leftovers.libvirts(), *([host] if host else [])}):
+        try:
+            said += leftovers.collect_at(uri, dry=dry)
+        except LabError as error:
+            failures.append(error)
+    for each in said:
+        err.print(f"{'Would remove' if dry else 'Removed'}: {each}.", markup=False, soft_wrap=True)
+    _raise(failures)
+    if not said:
+        err.print("There is nothing to remove.")

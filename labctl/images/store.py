@@ -127,7 +127,20 @@ def find(name: str) -> Image:
     """The image of a guest. Raises LabError if there is none, or if it is not what was put there."""
     if not exists(name):
         raise LabError(f"There is no image of '{name}' in the store.", hint=_how_to_get(name))
-    image = _open(paths.images() / name)
+    return _whole(_open(paths.images() / name))
+
+
+def find_digest(digest: str) -> Image:
+    """The image with this digest, whatever has its guest's name now. Raises LabError as `find` does."""
+    home = paths.images() / f"sha256-{digest}"
+    if not home.is_dir():
+        raise LabError(f"The image 'sha256-{digest[:16]}' is not in the store any more.",
+                       hint="'labctl down', then 'labctl up' makes the lab anew from the image that there is.")
+    return _whole(_open(home))
+
+
+def _whole(image: Image) -> Image:
+    name = image.name
     for file_name, file in image.manifest.files.items():
         path = image.path / file_name
         if not path.is_file() or path.stat().st_size != file.size:
@@ -211,7 +224,7 @@ def _open(link: Path) -> Image:
     except (OSError, ValidationError):
         raise LabError(f"The image of '{link.name}' is damaged: its manifest cannot be read.",
                        hint=f"'labctl image build {link.name}' makes it anew.") from None
-    return Image(name=link.name, path=link.resolve(), manifest=manifest)
+    return Image(name=manifest.guest, path=link.resolve(), manifest=manifest)
 
 
 def _how_to_get(name: str) -> str:

@@ -4,29 +4,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from labctl.base import paths
+from labctl.base import config, paths
 from labctl.base.each import of_each
 from labctl.base.errors import GateError, LabError, Unreachable
 from labctl.base.progress import Progress
 from labctl.base.suggest import did_you_mean
-from labctl.base.types import Model
 from labctl.images import store
 from labctl.images.store import Image
-from labctl.labs import readiness
+from labctl.labs import readiness, record
+from labctl.labs.record import Record, load_plan
 from labctl.labs.ssh import Ssh
-from labctl.machines import keys
+from labctl.machines import keys, sockets
 from labctl.machines.existing_libvirt import ExistingLibvirt
 from labctl.machines.memory import hold, template, wake
 from labctl.machines.memory.hold import Machines
-from labctl.machines.private_room import PrivateRoom, make_sockets_directory
+from labctl.machines.private_room import PrivateRoom
 from labctl.plan import access
-from labctl.plan.domain import Accel, domain_xml
+from labctl.plan.domain import domain_xml
 from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.seed import files, iso
 from labctl.plan.steps import MARKERS, Step, apply_script, undo_script
@@ -40,38 +38,29 @@ _ASK_SECONDS = 3
 """For a node to say which steps are done, or what time it is."""
 
 
-class Record(Model):
-    """What labctl has to remember of a lab between two commands."""
-
-    id: UUID
-    """Drawn by each 'up' of a lab: what bears it is this instance's, whatever its name."""
-    plan: Plan
-    libvirt_uri: str | None
-    """The existing libvirt that the lab lives in; None where it has a private room."""
-    accel: Accel
-    image: str
-    """The digest of the image its disks are based on."""
-    ready: bool = False
-    """False while it is on its way up or back, and for ever if labctl was killed then."""
-    trouble: str = ""
-    """Why it does not serve, where it goes on from a checkpoint that did not."""
-
-
 class Lab:
     """A lab that exists."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, plan: Plan | None = None) -> None:
         self.record = record
-        self.plan = record.plan
-        self.directory = paths.lab(record.plan.lab)
+        self.name = record.name
+        self.directory = record.directory
         self.ssh_config = self.directory / "ssh_config"
         self.ssh = Ssh(self.ssh_config)
-        self.host = ExistingLibvirt(record.libvirt_uri) if record.libvirt_uri else PrivateRoom(record.plan.lab)
+        self.host = ExistingLibvirt(record.libvirt_uri) if record.libvirt_uri else PrivateRoom(
+            record.id, self.directory, record.sockets, record.room if record.is_of_this_boot else None)
+        if plan:
+            self.plan = plan
 
-    @property
-    def name(self) -> str:
-        """The lab's name."""
-        return self.plan.lab
+    @cached_property
+    def plan(self) -> Plan:
+        """What the lab is. Raises LabError if that is not known any more."""
+        return load_plan(self.name)
+
+    @cached_property
+    def image(self) -> Image:
+        """The image that its disks are based on. Raises LabError if it is not what it was."""
+        return store.find_digest(self.record.image)
 
     @cached_property
     def provider(self) -> "Provider":
@@ -88,10 +77,10 @@ class Lab:
     @property
     def machines(self) -> Machines:
         """The lab's machines, as they are saved and go on; in a private room only."""
-        room, image = self.host, store.find(self.plan.guest.name)
+        room = self.host
         assert isinstance(room, PrivateRoom)
         return Machines(self.plan, self.directory, self.provider,
-                        lambda node: domain_xml(self.plan, self.record.id, node, room.disks(node, image),
+                        lambda node: domain_xml(self.plan, self.record.id, node, room.disks(node, self.image),
                                                 self.record.accel))
 
     @property
@@ -99,23 +88,29 @@ class Lab:
         """Whether its machines are held still, to be saved, or were when labctl was killed."""
         return hold.is_held(self.directory)
 
-    def save(self, record: Record) -> None:
-        """Remember a new state of the lab."""
-        self.record = record
-        text = record.model_dump_json(exclude={"plan": {"digest"}})
-        new = self.directory / "lab.json.new"
-        new.write_text(text)
-        new.rename(self.directory / "lab.json")
+    def save(self, **changes: Any) -> None:
+        """Remember the lab, or what has changed of it."""
+        self.record = self.record.model_copy(update=changes)
+        self.record.save()
+
+    def must_be_open(self) -> None:
+        """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
+        if self.record.libvirt_uri:
+            config.must_reach(self.record.libvirt_uri)
+            sockets.make(self.record.sockets, self.directory)
+        if not self.host.is_open():
+            raise LabError(f"The lab '{self.name}' is gone; its machine was probably restarted.",
+                           hint=f"'labctl down {self.name}' clears what is left, 'labctl up' starts it anew.")
 
     def write_access(self) -> None:
         """Write how the lab's nodes are reached by SSH, with the keys that are there."""
         pairs = keys.read(self.directory / "keys", self.plan)
-        sockets = paths.sockets(self.name)
-        make_sockets_directory(sockets)
+        control = self.record.sockets
+        sockets.make(control, self.directory)
         hosts_file = self.directory / "known_hosts"
         hosts_file.write_text(access.known_hosts(self.plan, pairs))
         identity = self.directory / "keys" / "login"
-        self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, sockets, self.host.proxy))
+        self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, control, self.host.proxy))
 
     def states(self) -> dict[str, str]:
         """Each node's state: running, paused, crashed, off (destroyed), or gone with its room."""
@@ -163,15 +158,14 @@ class Lab:
 
     # ---- What is done to nodes ---------------------------------------------------------------------------
 
-    def start(self, node: PlannedNode, image: Image | None = None, booted: template.Template | None = None) -> None:
+    def start(self, node: PlannedNode, booted: template.Template | None = None) -> None:
         """Start a node's machine on its disk, which is made if it has none yet.
 
         With `booted` it starts from memory; raises LabError, and leaves nothing, where that does not work.
         """
-        image = image or store.find(self.plan.guest.name)
         seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
         if booted:
-            disks = self.host.place(self.provider, node, image, seed, booted.disk)
+            disks = self.host.place(self.provider, node, self.image, seed, booted.disk)
             xml = domain_xml(self.plan, self.record.id, node, disks, self.record.accel)
             console = self.directory / "consoles" / f"{node.name}.log"
             try:
@@ -181,7 +175,7 @@ class Lab:
                 disks.overlay.unlink()
                 raise
             return
-        disks = self.host.place(self.provider, node, image, seed)
+        disks = self.host.place(self.provider, node, self.image, seed)
         self.provider.create_domain(domain_xml(self.plan, self.record.id, node, disks, self.record.accel))
 
     def crash(self, node: PlannedNode) -> None:
@@ -228,20 +222,33 @@ class Lab:
 
 
 def names() -> list[str]:
-    """The labs that exist."""
-    return sorted(path.parent.name for path in paths.labs().glob("*/lab.json"))
+    """The labs that have a record, whether or not it can be read."""
+    return sorted(path.parent.name for path in paths.labs().glob("[!.]*/lab.json"))
 
 
-def open_lab(name: str) -> Lab:
-    """The lab called `name`. Raises LabError if there is none."""
+def open_lab(name: str, *, any_host: bool = False) -> Lab:
+    """The lab called `name`. Raises LabError if there is none, or if nothing can be done to it here.
+
+    With `any_host` also one of another machine, to remove what is here of it.
+    """
     try:
-        return Lab(Record.model_validate_json((paths.lab(name) / "lab.json").read_bytes()))
+        found = record.load(name)
     except FileNotFoundError:
         hint = did_you_mean(name, names()) if names() else f"'labctl up {name}' starts it."
         raise LabError(f"No lab called '{name}' is up.", hint=hint) from None
-    except ValidationError:
-        raise LabError(f"The lab '{name}' was made by another version of labctl.",
-                       hint=f"Use that version to take it down, or remove '{paths.lab(name)}'.") from None
+    found.must_be_here(any_host=any_host)
+    return Lab(found)
+
+
+def labs() -> list[Lab]:
+    """The labs with which something can be done here."""
+    found = []
+    for name in names():
+        with suppress(LabError):
+            lab = open_lab(name)
+            if lab.plan:
+                found.append(lab)
+    return found
 
 
 # ---- One change at a time -------------------------------------------------------------------------------------
@@ -250,6 +257,7 @@ def open_lab(name: str) -> Lab:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Change the lab called `name`, which nobody else may meanwhile. Raises LabError where somebody does."""
+    record.check_name(name)
     paths.labs().mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.labs() / f".{name}.lock", timeout=0)
     try:

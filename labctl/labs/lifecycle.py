@@ -1,7 +1,7 @@
 """Up and down: a lab comes to be, and goes."""
 
 import os
-import shutil
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,10 @@ from labctl.base.machine import available_memory, free_disk
 from labctl.base.progress import Progress
 from labctl.images import accel, store
 from labctl.images.store import Image
-from labctl.labs import rewind
-from labctl.labs.lab import Lab, Record, locked, names, open_lab
-from labctl.machines import keys
+from labctl.labs import leftovers, rewind
+from labctl.labs.lab import Lab, locked, names, open_lab
+from labctl.labs.record import Record, Unreadable, remains, save_plan
+from labctl.machines import keys, sockets
 from labctl.machines.host import Ability
 from labctl.machines.memory import template
 from labctl.plan.domain import Accel, network_xml
@@ -25,6 +26,7 @@ from labctl.plan.plan import Plan, PlannedNode
 
 _OVERHEAD_MIB = {"kvm": 100, "tcg": 320}
 """What QEMU needs beside the guest's memory; under TCG also for translated code."""
+_ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _DISK_MIB = 400
 """What one node writes to its overlay in an ordinary lab."""
 
@@ -52,18 +54,22 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         if existing:
             return existing
         image = store.current(plan.guest)
-        lab = Lab(Record(id=uuid4(), plan=plan, libvirt_uri=host, accel=chosen, image=image.manifest.digest))
+        instance = uuid4()
+        lab = Lab(Record(id=instance, name=plan.lab, sockets=sockets.place(instance), libvirt_uri=host, accel=chosen,
+                         image=image.manifest.digest), plan)
         if start:
             lab.host.must(Ability.save)
         source = rewind.find(plan.lab, start) if start else None
         saves = not once and Ability.save in lab.host.abilities
         _check_resources(plan, chosen, host)
         if host:
-            lab.provider.states()  # Nothing is made here for a libvirt that is not there.
+            lab.provider.must_be_free(plan.lab)
+        leftovers.clear(plan.lab)
         try:
             lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lab.save(lab.record)
-            lab.host.open(plan)
+            lab.save()
+            save_plan(plan.lab, plan)
+            lab.host.open(plan, lambda process: lab.save(room=process))
             for network in plan.networks:
                 lab.provider.create_network(network_xml(plan, lab.record.id, network, lab.host.own_bridges))
             if source:
@@ -72,7 +78,7 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
                 _boot(lab, image, progress, limit)
                 if saves:
                     rewind.keep_configured(lab, progress)
-            lab.save(lab.record.model_copy(update={"ready": True}))
+            lab.save(ready=True)
         except BaseException as error:
             if not (keep and isinstance(error, LabError)):
                 with _uninterrupted():
@@ -81,12 +87,42 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
         return lab
 
 
-def down(name: str) -> None:
-    """Remove a lab and all that belongs to it. Raises LabError if there is none, or for what could not be removed."""
-    with locked(name):
-        lab = open_lab(name)
-        with _uninterrupted():
-            _remove(lab)
+def down(name: str, *, force: bool = False, host: str | None = None) -> None:
+    """Remove a lab and all that belongs to it, also one whose record cannot be read.
+
+    With `force` also what has no record, a lab of another machine as far as it is here, and a lab of which something
+    cannot be removed. `name` may then be a lab's id, and `host` the libvirt that it is at.
+    Raises LabError if there is no such lab, or for what could not be removed.
+    """
+    if force and re.fullmatch(_ID, name):
+        instance = UUID(name)
+        if host:
+            _at_libvirt(host, instance)
+        name = leftovers.name_of(instance) or name
+        if host and name == str(instance):
+            return
+    with locked(name), _uninterrupted():
+        if name not in names() and leftovers.exist(name):
+            if not force:
+                raise LabError(f"No lab called '{name}' is up, but something is left of one.",
+                               hint=f"'labctl gc --dry-run' shows what, 'labctl down --force {name}' removes it.")
+            leftovers.clear(name)
+            return
+        try:
+            lab = open_lab(name, any_host=force)
+        except Unreadable:
+            found = remains(name)
+            if found.libvirt_uri and found.id:
+                _at_libvirt(found.libvirt_uri, found.id)
+            leftovers.clear(name)
+        else:
+            _remove(lab, force=force)
+
+
+def _at_libvirt(uri: str, instance: UUID) -> None:
+    failures = leftovers.provider_at(uri, instance).remove_all()
+    if failures:
+        raise LabError(f"Not all of the lab at '{uri}' could be removed: {'; '.join(failures)}.")
 
 
 def _existing(plan: Plan, progress: Progress) -> Lab | None:
@@ -96,12 +132,22 @@ def _existing(plan: Plan, progress: Progress) -> Lab | None:
     if lab.record.ready and lab.host.is_open() and rewind.go_on(lab, progress):
         if lab.plan.digest == plan.digest:
             progress.say(f"The lab '{plan.lab}' is up already.")
+            _must_serve(lab)
             return lab
         raise LabError(f"A lab called '{plan.lab}' is up, made from another topology, guest or --set.",
                        hint=f"'labctl down {plan.lab}' removes it; '--name NAME' starts a second one beside it.")
     progress.say(f"The lab '{plan.lab}' did not come up, or its machine was restarted; making it anew.")
     _remove(lab)
     return None
+
+
+def _must_serve(lab: Lab) -> None:
+    """Raise LabError, with what mends it, if a lab that is up does not serve; one that was saved broken need not."""
+    trouble = "" if lab.record.trouble else rewind.look(lab)
+    if trouble:
+        reset = f"'labctl reset {lab.name}' puts it back to how it was; " if Ability.save in lab.host.abilities else ""
+        raise LabError(f"The lab '{lab.name}' is up, but it does not serve: {trouble}",
+                       hint=f"{reset}'labctl down {lab.name}', then 'labctl up' makes it anew.")
 
 
 def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> None:
@@ -114,13 +160,13 @@ def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> No
     def start(node: PlannedNode) -> None:
         booted = memories.get(_size(node))
         try:
-            lab.start(node, image, booted)
+            lab.start(node, booted)
         except LabError as error:
             if booted is None:
                 raise
             template.forget(booted)
             progress.say(f"'{node.name}' could not start from memory, and boots: {error.message.splitlines()[0]}")
-            lab.start(node, image)
+            lab.start(node)
         progress.passed(node.name, "defined")
 
     holders = {name for frontend in lab.plan.frontends() for name in frontend.holders}
@@ -153,24 +199,27 @@ def _size(node: PlannedNode) -> tuple[int, int]:
     return node.memory, node.cpus
 
 
-def _remove(lab: Lab) -> None:
-    """Take everything down, whatever is there of it; go on past failures and report them together."""
+def _remove(lab: Lab, *, force: bool = False) -> None:
+    """Take everything down, whatever is there of it; go on past failures and report them together.
+
+    While something is left of it the lab has its record, unless that is to go by `force`.
+    """
     failures: list[str] = []
     try:
         if lab.record.libvirt_uri:
             failures += lab.provider.remove_all()
-        for node in lab.plan.nodes:
-            if lab.ssh_config.exists():
-                lab.ssh.close(node.name)
         lab.host.close()
     except LabError as error:
         failures.append(error.message)
-    if not failures:
-        shutil.rmtree(paths.sockets(lab.name), ignore_errors=True)
-        shutil.rmtree(lab.directory, ignore_errors=True)
+    if not failures or force:
+        try:
+            leftovers.clear(lab.name)
+        except LabError as error:
+            failures.append(error.message)
     if failures:
         raise LabError(f"Not all of the lab '{lab.name}' could be removed: {'; '.join(failures)}",
-                       hint=f"'labctl down {lab.name}' tries again.")
+                       hint="" if force else f"'labctl down {lab.name}' tries again; 'labctl down --force {lab.name}' "
+                                             "forgets the lab, whatever is left of it.")
 
 
 def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:

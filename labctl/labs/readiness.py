@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labctl.base import paths
 from labctl.base.each import of_each
 from labctl.base.errors import GateError, LabError, Unreachable
 from labctl.base.progress import Progress
@@ -152,6 +151,19 @@ class Gates:
         for node in self._plan.nodes:
             self._progress.passed(node.name, "serving")
 
+    def look(self) -> None:
+        """See whether a lab that has had its time to come up serves. Each node is asked once for all that the gates
+        and the service need to know, for a login costs most of what a question does. Raises LabError.
+        """
+        def look_at(node: PlannedNode) -> None:
+            quick, pages = self._questions(node)
+            said = self._reachable(node, (), _in_turn([*quick, *map(_by_bash, pages)]))
+            self._hear(node, [*quick, *pages], said)
+            self._wait_for_node(node)
+
+        of_each(self._plan.nodes, look_at)
+        self.wait_for_service()
+
     def put_clocks_forward(self, nodes: Sequence[PlannedNode], late: Mapping[str, float]) -> None:
         """Put the clocks of nodes right that go on after they were saved; those that do not answer stay late.
 
@@ -178,12 +190,8 @@ class Gates:
         At once and without a login, because each question costs a machine that has just been restored half a second,
         and a login one second.
         """
-        frontends = self._plan.frontends()
-        is_client = node in self._plan.clients()
-        quick = [_AWAIT_RESULT, _say_still_up(node),
-                 *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders)]
-        pages = [say_status(frontend) for frontend in frontends if is_client]
-        seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(frontends)
+        quick, pages = self._questions(node)
+        seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(self._plan.frontends())
         try:
             said = wake.ask(self._port(node), f"{_in_turn([*quick, *pages])}; : >{woken}", late, seconds)
         except Unreachable:
@@ -193,12 +201,24 @@ class Gates:
         else:
             self._progress.passed(node.name, "booting")
             self._greeted(node)
+        self._hear(node, [*quick, *pages], said)
+
+    def _questions(self, node: PlannedNode) -> tuple[list[str], list[str]]:
+        """All that the gates and the service need to know of a node that is up; apart, the pages that a client gets."""
+        frontends = self._plan.frontends()
+        is_client = node in self._plan.clients()
+        return ([_AWAIT_RESULT, _say_still_up(node),
+                 *(_say_held(frontend, node) for frontend in frontends if node.name in frontend.holders)],
+                [say_status(frontend) for frontend in frontends if is_client])
+
+    def _hear(self, node: PlannedNode, questions: Sequence[str], said: str) -> None:
+        """Keep a node's answers until they are asked for."""
         self._said |= {(node.name, question): text
-                       for question, text in zip([*quick, *pages], said.split(_END), strict=False)}
+                       for question, text in zip(questions, said.split(_END), strict=False)}
 
     def _port(self, node: PlannedNode) -> Path:
         """The socket behind which a node that was saved waits for a question."""
-        return paths.serial(self._plan.lab, node.interfaces[0].address)
+        return self._host.serial(node)
 
     def _set_clock(self, node: PlannedNode) -> None:
         """Put the clock of a node right that has booted, for which it had the hardware's only."""

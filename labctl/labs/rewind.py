@@ -16,8 +16,8 @@ from labctl.base.machine import processor
 from labctl.base.progress import Progress, Silent
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import NAME_PATTERN
-from labctl.images import store
-from labctl.labs.lab import Lab, locked, names, open_lab
+from labctl.labs.lab import Lab, labs, locked, names
+from labctl.labs.record import remains
 from labctl.machines import keys
 from labctl.machines.host import Ability
 from labctl.machines.memory import checkpoint, hold, template
@@ -59,7 +59,7 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
         if home.exists():
             raise LabError(f"The lab '{lab.name}' has a checkpoint '{name}' already.",
                            hint=f"'labctl checkpoint rm {name} --lab {lab.name}' removes it.")
-        trouble = _trouble(lab)
+        trouble = look(lab)
         late = None
         try:
             late = _save(lab, home, note, trouble)
@@ -157,25 +157,28 @@ def remove_checkpoint(lab: str | None, name: str) -> str:
     return labs[0]
 
 
-def gc(days: float | None = None, gib: float | None = None) -> list[str]:
-    """Remove configured checkpoints (see checkpoint.sweep) and what labctl left when it was killed.
+def gc(days: float | None = None, gib: float | None = None, *, dry: bool = False) -> list[str]:
+    """Remove configured checkpoints (see checkpoint.sweep) and what labctl left when it was killed, unless `dry`.
 
-    Returns which labs have none any more.
+    Returns what that is.
     """
-    template.sweep()
+    found = [f"the directory '{path}'" for path in template.sweep(dry=dry)]
     for root in (paths.warm(), *paths.checkpoints().glob("*")):
         for path, at_work in checkpoint.leftovers(root).items():
             with suppress(LabError), locked(at_work) if at_work else nullcontext():
-                shutil.rmtree(path, ignore_errors=True)
-    in_use = [_configured(open_lab(name).plan) for name in names()]
-    return [home.name.rpartition(".")[0] for home in checkpoint.sweep(paths.warm(), in_use, days=days, gib=gib)]
+                found.append(f"the directory '{path}'")
+                if not dry:
+                    shutil.rmtree(path, ignore_errors=True)
+    in_use = [_configured(lab.plan) for lab in labs()]
+    swept = checkpoint.sweep(paths.warm(), in_use, days=days, gib=gib, dry=dry)
+    return [*found, *(f"the configured checkpoint of '{home.name.rpartition('.')[0]}'" for home in swept)]
 
 
 def images_in_use() -> dict[str, list[str]]:
     """Image digest to the labs that run on it, and to what users have saved of labs."""
     result: dict[str, list[str]] = {}
     for name in names():
-        result.setdefault(open_lab(name).record.image, []).append(f"the lab '{name}'")
+        result.setdefault(remains(name).image or "", []).append(f"the lab '{name}'")
     for kept in checkpoints():
         if kept.saved and kept.name != CONFIGURED:
             result.setdefault(kept.saved.key["image"], []).append(f"the checkpoint '{kept.name}' of '{kept.lab}'")
@@ -188,9 +191,12 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
     late = None
     try:
         late = _save(lab, _configured(lab.plan))
-        gc(gib=_KEPT_GIB)
     except LabError as error:
         progress.say(f"The next start will not be quicker: {error.message}")
+    try:
+        gc(gib=_KEPT_GIB)
+    except (LabError, OSError) as error:  # The lab is up, whatever becomes of others' remains.
+        progress.say(f"What is kept of other labs could not be looked through: {error}")
     _serve_again(lab, late, "", Silent())
 
 
@@ -230,12 +236,11 @@ def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, 
     return checkpoint.save(lab.machines, key(lab), home, ahead, note, trouble)
 
 
-def _trouble(lab: Lab) -> str:
+def look(lab: Lab) -> str:
     """Why a lab that has had its time to come up does not serve; empty if it does."""
     try:
         gates = lab.gates(Silent(), _GLANCE_SECONDS * lab.patience)
-        gates.wait_for_nodes(lab.plan.nodes)
-        gates.wait_for_service()
+        gates.look()
     except LabError as error:
         return error.message.splitlines()[0]
     return ""
@@ -254,7 +259,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
     _verify(lab, source, nodes)
     # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
     with files.filling(lab.directory, None):
-        lab.save(lab.record.model_copy(update={"ready": False}))
+        lab.save(ready=False)
     try:
         of_each(nodes, lab.crash)
         if everything:
@@ -266,7 +271,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
         error.hint = f"'labctl down {lab.name}', then 'labctl up' makes the lab anew."
         raise
     with files.filling(lab.directory, None):
-        lab.save(lab.record.model_copy(update={"ready": True, "trouble": saved.trouble if everything else ""}))
+        lab.save(ready=True, trouble=saved.trouble if everything else "")
 
 
 def _readable(home: Path) -> Checkpoint | None:
@@ -279,7 +284,7 @@ def _readable(home: Path) -> Checkpoint | None:
 def _verify(lab: Lab, source: Source, nodes: Sequence[PlannedNode]) -> None:
     home, saved = source
     keys.read(home / "keys", lab.plan)
-    checkpoint.verify(saved, home, nodes, store.find(lab.plan.guest.name).disk)
+    checkpoint.verify(saved, home, nodes, lab.image.disk)
 
 
 def _bring_keys(home: Path, lab: Lab) -> None:
@@ -324,7 +329,7 @@ def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], tro
 
 def key(lab: Lab) -> dict[str, str]:
     """What has to be the same for saved machines to go on, by what it is called."""
-    image = store.find(lab.plan.guest.name)
+    image = lab.image
     nowhere = Disks(Path("/"), Path("/"), image.kernel, image.initrd, image.media)
     machines = "".join(domain_xml(lab.plan, _ANY_INSTANCE, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
     return {

@@ -5,11 +5,13 @@ import subprocess
 import time
 from pathlib import Path
 
+from labctl.base import proc
 from labctl.base.errors import LabError, Unreachable
 from labctl.base.process import CommandError, run
 
 _CONNECTION_FAILED = 255
 _TIME = re.compile(r"\d{1,12}\.\d{1,9}")
+_END_SECONDS = 5
 _CLOCK_QUESTIONS = 4
 _QUICK_SECONDS = 0.25
 """An answer to the question what time it is that is good enough, and the next question is not needed."""
@@ -71,3 +73,8 @@ class Ssh:
     def close(self, node: str) -> None:
         """Drop the shared connection to a node, which is stale once the node was restarted."""
         run(["ssh", "-F", self._config, "-O", "exit", node], check=False)
+
+
+def end_masters(directory: Path) -> None:
+    """End the shared connections that have their sockets in a directory, also those that hang."""
+    proc.end(lambda: proc.ours(lambda words: words[0].startswith(f"ssh: {directory}/")), _END_SECONDS)

@@ -15,13 +15,16 @@ def one_lab(name: str | None) -> Lab:
     """The lab of this name, or the only one there is. Raises LabError with the candidates."""
     if name is not None:
         return lab.open_lab(name)
-    names = lab.names()
-    if not names:
+    labs = lab.labs()
+    if not labs:
+        for unusable in lab.names():
+            lab.open_lab(unusable)  # Says why nothing can be done to it.
         raise LabError("No lab is up.", hint="'labctl up lvs-dr-keepalived' starts one; 'labctl list --topologies' "
                                              "shows what there is.")
-    if len(names) > 1:
-        raise LabError("Several labs are up; say which one.", hint=f"They are: {', '.join(names)}.")
-    return lab.open_lab(names[0])
+    if len(labs) > 1:
+        raise LabError("Several labs are up; say which one.",
+                       hint=f"They are: {', '.join(each.name for each in labs)}.")
+    return labs[0]
 
 
 def one_node(target: str) -> tuple[Lab, PlannedNode]:
@@ -43,7 +46,7 @@ def some_steps(target: str) -> tuple[Lab, list[tuple[PlannedNode, Step]]]:
     if place in lab.names():
         found = lab.open_lab(place)
         # A node that is called like a lab keeps its steps.
-        if name in _service_names(found) or not any(place in _node_names(each) for each in _labs()):
+        if name in _service_names(found) or not any(place in _node_names(each) for each in lab.labs()):
             return found, found.plan.steps_of(name)
     found, node = one_node(place)
     return found, [(node, node.step(name))]
@@ -63,10 +66,6 @@ def some_nodes(target: str) -> tuple[Lab, list[PlannedNode]]:
     return found, nodes
 
 
-def _labs() -> list[Lab]:
-    return [lab.open_lab(name) for name in lab.names()]
-
-
 def _node_names(found: Lab) -> list[str]:
     return [node.name for node in found.plan.nodes]
 
@@ -77,7 +76,7 @@ def _service_names(found: Lab) -> list[str]:
 
 def _only_lab_with(kind: str, name: str, names_in: Callable[[Lab], list[str]]) -> Lab:
     """The only lab that has a node or service of this name. Raises LabError with the candidates."""
-    labs = _labs()
+    labs = lab.labs()
     if not labs:
         one_lab(None)
     matches = [each for each in labs if name in names_in(each)]

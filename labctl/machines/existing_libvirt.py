@@ -1,12 +1,14 @@
 """A libvirt that is there already, on this machine or on another one."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from typing_extensions import override
 
+from labctl.base.proc import Process
 from labctl.images import qcow2
 from labctl.images.store import Image
 from labctl.machines.host import Host
@@ -31,7 +33,7 @@ class ExistingLibvirt(Host):
         self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
 
     @override
-    def open(self, plan: Plan) -> None:
+    def open(self, plan: Plan, known: Callable[[Process], None]) -> None:
         """Nothing to do: it is there, or connecting to it fails."""
 
     @override
@@ -57,6 +59,11 @@ class ExistingLibvirt(Host):
             initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
             media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
         )
+
+    @override
+    def serial(self, node: PlannedNode) -> Path:
+        """There is none."""
+        raise NotImplementedError(f"'{node.name}' has no second serial port that can be reached.")
 
     @override
     def console(self, node: str) -> None:

@@ -2,12 +2,14 @@
 
 import shlex
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.base.errors import LabError
+from labctl.base.proc import Process
 from labctl.base.process import first_line
 from labctl.images.store import Image
 from labctl.plan.domain import Disks
@@ -40,8 +42,8 @@ class Host(ABC):
     """The ProxyCommand that carries SSH to the nodes; None where they can be reached as they are."""
 
     @abstractmethod
-    def open(self, plan: Plan) -> None:
-        """Make the place ready for libvirt connections."""
+    def open(self, plan: Plan, known: Callable[[Process], None]) -> None:
+        """Make the place ready for libvirt connections; if it is a process, that is `known` first."""
 
     @abstractmethod
     def close(self) -> None:
@@ -66,6 +68,10 @@ class Host(ABC):
         """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""
         words = shlex.split((self.proxy or "nc %h %p").replace("%h", str(address)).replace("%p", "22"))
         return first_line(words, _HELLO, seconds)
+
+    @abstractmethod
+    def serial(self, node: PlannedNode) -> Path:
+        """The socket of a node's second serial port, at a place that can save machines."""
 
     @abstractmethod
     def console(self, node: str) -> Path | None:

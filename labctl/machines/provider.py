@@ -1,9 +1,9 @@
-"""libvirt: the only module that imports it. Sees nothing but the objects of one lab."""
+"""libvirt: the only module that imports it. Changes nothing but the objects of one lab."""
 
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,6 +46,28 @@ class Provider:
     def close(self) -> None:
         """Give the connection back."""
         self._connection.close()
+
+    def instances(self) -> dict[UUID, str]:
+        """All labs that have machines or networks there, anybody's: their ids and names."""
+        with _errors("libvirt does not say what there is"):
+            objects = [*self._connection.listAllDomains(), *self._connection.listAllNetworks()]
+        found = {}
+        for each in objects:
+            lab = _metadata(each)
+            if lab is not None:
+                with suppress(ValueError):
+                    found[UUID(lab.get("uuid"))] = lab.get("name", "")
+        return found
+
+    def must_be_free(self, name: str) -> None:
+        """Raise LabError if another lab there has this name, somebody else's or one that is not known any more."""
+        for instance, other in self.instances().items():
+            if other == name and instance != self.instance:
+                uri = self._connection.getURI()
+                raise LabError(f"The libvirt at '{uri}' has a lab called '{name}' already. No record here knows of it, "
+                               "so it may be somebody else's.",
+                               hint="'--name NAME' starts one under another name. If it was yours, "
+                                    f"'labctl down --force {instance} --host {uri}' removes it.")
 
     def has_kvm(self) -> bool:
         """Whether libvirt's machine offers KVM."""
@@ -148,22 +170,19 @@ class Provider:
 
     def _domains(self) -> Iterator[tuple[str, Any]]:
         for domain in self._connection.listAllDomains():
-            part = self._part(domain.XMLDesc)
+            part = self._part(domain)
             if part:
                 yield part, domain
 
     def _networks(self) -> Iterator[tuple[str, Any]]:
         for network in self._connection.listAllNetworks():
-            part = self._part(network.XMLDesc)
+            part = self._part(network)
             if part:
                 yield part, network
 
-    def _part(self, describe: Any) -> str | None:
-        try:
-            element = ET.fromstring(describe()).find(f"metadata/{{{NAMESPACE}}}lab")
-        except libvirt.libvirtError:
-            return None  # It went away while we looked.
-        return element.get("part") if element is not None and element.get("uuid") == str(self.instance) else None
+    def _part(self, described: Any) -> str | None:
+        lab = _metadata(described)
+        return lab.get("part") if lab is not None and lab.get("uuid") == str(self.instance) else None
 
     # ---- Volumes, for a libvirt whose files are not ours -----------------------------------------------
 
@@ -219,10 +238,27 @@ class Provider:
             pool.create()
             return pool
 
+    def volumes(self) -> dict[str, UUID]:
+        """All volumes there that belong to one lab, anybody's: their names, and the lab's id."""
+        found = {}
+        for volume in self._all_volumes():
+            with suppress(ValueError):
+                found[volume.name()] = UUID(volume.name().partition(".")[0])
+        return found
+
+    def remove_volumes(self, names: Collection[str]) -> None:
+        """Remove volumes, whosever they are."""
+        with _errors("The volumes could not be removed"):
+            for volume in self._all_volumes():
+                if volume.name() in names:
+                    volume.delete()
+
     def _volumes(self) -> list[Any]:
+        return [volume for volume in self._all_volumes() if volume.name().startswith(f"{self.instance}.")]
+
+    def _all_volumes(self) -> list[Any]:
         try:
-            pool = self._connection.storagePoolLookupByName(_POOL)
-            return [volume for volume in pool.listAllVolumes() if volume.name().startswith(f"{self.instance}.")]
+            return list(self._connection.storagePoolLookupByName(_POOL).listAllVolumes())
         except libvirt.libvirtError:
             return []  # A room of our own has no pool.
 
@@ -233,6 +269,14 @@ def _volume_xml(name: str, size: int, format_: str) -> ET.Element:
     ET.SubElement(root, "capacity", unit="bytes").text = str(size)
     ET.SubElement(ET.SubElement(root, "target"), "format", type=format_)
     return root
+
+
+def _metadata(described: Any) -> Any:
+    """What labctl has written into a domain or a network; None where that is nothing."""
+    try:
+        return ET.fromstring(described.XMLDesc()).find(f"metadata/{{{NAMESPACE}}}lab")
+    except libvirt.libvirtError:
+        return None  # It went away while we looked.
 
 
 def _pull_plug(domain: Any) -> None:

@@ -1,14 +1,17 @@
 #!/bin/sh
 # The first process of a room: makes a place for libvirtd that nobody else shares, and reaps orphans in it.
 #
-#   room-init.sh ROOM CACHE SOCKETS MACHINES KVM [CLOSED PATH]... -- [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
+#   room-init.sh labctl-room:ID ROOM CACHE SOCKETS MACHINES KVM [CLOSED PATH]... -- [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
 #
-# Runs as root of fresh user, network, mount and pid namespaces. MACHINES is the user that QEMU runs as, and KVM a further
+# ID is the lab's, by which labctl finds its room. It runs as root of fresh user, network, mount and pid namespaces. MACHINES is the user that QEMU runs as, and KVM a further
 # group of it, or nothing. CLOSED is a directory that this user may not enter, on the way to the lab's PATH.
 set -eu
 umask 022
-room=$1 cache=$2 sockets=$3 machines=$4 kvm=$5
-shift 5
+room=$2 cache=$3 sockets=$4 machines=$5 kvm=$6
+shift 6
+# Whoever clears directories of what is old leaves one alone that is locked (tmpfiles.d(5)).
+exec 9<"$sockets"
+flock -s 9
 new=$room/new
 mkdir -p "$new"
 

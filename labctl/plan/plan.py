@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
 
 from pydantic import computed_field
 
@@ -17,7 +18,6 @@ from labctl.plan.guests import Guest
 from labctl.plan.steps import Step, render
 
 _NAMESPACE = uuid.UUID("8441f7da-9e27-41e3-8b69-fba87e713a41")
-SCHEMA = 1
 
 
 class Interface(Model):
@@ -77,7 +77,7 @@ class PlannedNode(Model):
 class Plan(Model):
     """A lab: a topology under a name, with a guest, and all that follows from them."""
 
-    version: int = SCHEMA
+    version: Literal[1] = 1
     lab: str
     guest: Guest
     topology: Topology

@@ -7,19 +7,23 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from labctl.base import namespace, paths
 from labctl.base.errors import LabError
+from labctl.base.proc import Process
 from labctl.base.process import CommandError
 from labctl.language import catalog
+from labctl.machines import private_room, sockets
 from labctl.machines.private_room import PrivateRoom
 from labctl.plan import guests, plan
 
 # It lives on, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")
 
+INSTANCE = UUID(int=7)
 _SEES = """
 import os, sys
 for path in sys.argv[1:]:
@@ -42,20 +46,23 @@ def base() -> Iterator[Path]:
 @pytest.fixture
 def room(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateRoom]:
     """A room of a lab 'base' that is not open yet."""
-    (base / "run").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base / "run"))
-    made = PrivateRoom("base")
+    monkeypatch.setattr(sockets, "_TEMPORARY", base)
+    made = room_of_base()
     yield made
     made.close()
+
+
+def room_of_base() -> PrivateRoom:
+    """A room of the lab 'base', where the environment has it now."""
+    return PrivateRoom(INSTANCE, paths.lab("base"), sockets.place(INSTANCE), None)
 
 
 def opened(room: PrivateRoom) -> int:
     """Open it; returns the process to look at it through."""
     paths.lab("base").mkdir(parents=True, mode=0o700)
-    room.open(plan.make(catalog.load(catalog.find("base")), "base", guests.load("debian-12")))
-    starter = room._starter()
-    assert starter
-    return starter
+    room.open(plan.make(catalog.load(catalog.find("base")), "base", guests.load("debian-12")), lambda _: None)
+    assert room.process
+    return room.process.pid
 
 
 def sees(starter: int, *files: Path) -> list[str]:
@@ -103,7 +110,7 @@ def test_machines_reach_the_labs_files_and_nothing_else_of_roots(
     home.mkdir(mode=0o700)
     for name in ("STATE", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
-    room = PrivateRoom("base")
+    room = room_of_base()
     (home / "letter").write_text("private")
     starter = opened(room)
     ours = [paths.lab("base") / "room", paths.images()]
@@ -119,7 +126,7 @@ def test_a_home_below_a_directory_that_the_room_replaces(room: PrivateRoom, monk
     home = Path(tempfile.mkdtemp(prefix="labctl-", dir="/var/lib"))
     try:
         monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
-        room = PrivateRoom("base")
+        room = room_of_base()
         assert sees(opened(room), paths.lab("base") / "room", Path("/var/lib/dpkg")) == ["yes", "yes"]
     finally:
         room.close()
@@ -136,3 +143,18 @@ def test_a_room_that_was_not_let_in_leaves_nothing(room: PrivateRoom, monkeypatc
     with pytest.raises(LabError, match="No"):
         opened(room)
     assert not room.is_open()
+
+
+def test_a_room_is_found_by_its_labs_id_and_by_its_labs_directory(room: PrivateRoom) -> None:
+    """Whoever has lost its number, or its record."""
+    known: list[Process] = []
+    paths.lab("base").mkdir(parents=True, mode=0o700)
+    room.open(plan.make(catalog.load(catalog.find("base")), "base", guests.load("debian-12")), known.append)
+    assert known == [room_of_base().process], "and it was known before it made anything"
+    assert private_room.there_are()[INSTANCE] == paths.lab("base")
+    private_room.end(UUID(int=8))
+    private_room.end_in(paths.lab("bas"))
+    assert room.is_open()
+    private_room.end_in(paths.lab("base"))
+    assert not room.is_open()
+    assert INSTANCE not in private_room.there_are()

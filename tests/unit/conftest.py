@@ -1,7 +1,11 @@
 """Unit tests: in and out of the pure code, hermetic, the same examples every time."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+
+from labctl.machines import sockets
 
 settings.register_profile("ordinary", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.register_profile("thorough", settings.get_profile("ordinary"), max_examples=600)
@@ -13,5 +17,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _hermetic(hermetic: None) -> None:
+def _hermetic(hermetic: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     """Every unit test is."""
+    monkeypatch.setattr(sockets, "_TEMPORARY", tmp_path)

@@ -2,11 +2,15 @@
 
 import re
 from typing import Any
+from uuid import uuid4
 
 from labctl.base.errors import InputError, Problem
 from labctl.base.resources import TOPOLOGIES
+from labctl.labs.lab import Lab
+from labctl.labs.record import Record, save_plan
 from labctl.language import topology
 from labctl.language.services import Placement
+from labctl.machines import sockets
 from labctl.plan import guests
 from labctl.plan.plan import Plan, make
 from labctl.plan.seed import KeyPair, Keys
@@ -173,6 +177,17 @@ def step_of(text: str, node: str, kind: str, service: str = "web", guest: str = 
 def plan_of(text: str = BASE, lab: str = "lab", guest: str = "debian-12") -> Plan:
     """The plan of a topology."""
     return make(topology.parse(text, "lab.yaml"), lab, guests.load(guest))
+
+
+def recorded(plan: Plan, **changes: Any) -> Lab:
+    """A lab that is up as far as its record says."""
+    instance = uuid4()
+    made = Lab(Record(id=instance, name=plan.lab, sockets=sockets.place(instance), libvirt_uri=None, accel="kvm",
+                      image="sha", ready=True).model_copy(update=changes), plan)
+    made.directory.mkdir(parents=True)
+    made.save()
+    save_plan(plan.lab, plan)
+    return made
 
 
 def runs_on(text: str, guest: str) -> bool:

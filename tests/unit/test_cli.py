@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from commands import refused, typed
-from samples import BASE, plan_of, second_ipvs
+from samples import BASE, plan_of, recorded, second_ipvs
 
 from labctl.base import config
 from labctl.base.errors import Unreachable
@@ -112,10 +111,7 @@ def test_the_command_line_says_whether_labctl_is_offline_and_then_the_variable(
                                    ["apply", "web"], ["undo", "web"], ["console", "rs1"], ["ssh-config"], ["status"],
                                    ["down"]])
 def test_offline_a_lab_on_another_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    elsewhere = lab.Lab(lab.Record(id=uuid4(), plan=plan_of(BASE, "lab"),
-                                   libvirt_uri="qemu+ssh://elsewhere/system", accel="kvm", image="sha", ready=True))
-    elsewhere.directory.mkdir(parents=True)
-    elsewhere.save(elsewhere.record)
+    recorded(plan_of(BASE, "lab"), libvirt_uri="qemu+ssh://elsewhere/system")
     monkeypatch.setattr(Ssh, "run", lambda *_, **__: pytest.fail("asks a node that is elsewhere"))
     assert "labctl is offline, so it does not connect to 'qemu+ssh://elsewhere/system'" in refused(
         "--offline", *words).message
@@ -165,9 +161,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE
     """A lab that is up, as far as labctl can see."""
     plan = plan_of(text, name)
     nodes = Nodes(plan)
-    made = lab.Lab(lab.Record(id=uuid4(), plan=plan, libvirt_uri=None, accel="kvm", image="sha", ready=True))
-    made.directory.mkdir(parents=True)
-    made.save(made.record)
+    recorded(plan)
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
     monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(states=lambda: nodes.states))
     monkeypatch.setattr(Ssh, "run", lambda _, *words, **options: nodes.run(*words, **options))

@@ -30,7 +30,8 @@ def test_emulation_and_crowds_take_longer() -> None:
 def gates(console: Path | None, states: dict[str, str], ssh: Any = None, accel: Accel = "tcg",
           passed: list[str] | None = None, limit: float | None = None, greeting: str = "SSH-2.0-OpenSSH") -> Gates:
     """Gates in front of machines in these states; without an `ssh` none of them ever answers."""
-    room: Any = SimpleNamespace(console=lambda _: console, greeting=lambda *_: greeting)
+    room: Any = SimpleNamespace(console=lambda _: console, greeting=lambda *_: greeting,
+                                serial=lambda _: Path("/serial"))
     provider: Any = SimpleNamespace(states=lambda: states)
     progress: Any = SimpleNamespace(passed=lambda _, gate: passed is None or passed.append(gate))
     return Gates(plan_of(), room, provider, ssh, accel, progress, limit)

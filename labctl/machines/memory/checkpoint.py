@@ -209,10 +209,11 @@ def size(home: Path) -> int:
     return total
 
 
-def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gib: float | None = None) -> list[Path]:
+def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gib: float | None = None,
+          dry: bool = False) -> list[Path]:
     """Remove checkpoints that were not used for `days`, then the least recently used until they take `gib` GiB.
 
-    Those in use stay. Returns what was removed.
+    Those in use stay. Returns what was removed, or would be if this were not `dry`.
     """
     used = {path: seconds for path in root.glob("[!.]*") if path.is_dir() and (seconds := _used(path))}
     homes = sorted(used, key=lambda home: used[home])
@@ -221,7 +222,8 @@ def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gi
         old = days is not None and time.time() - used[home] > days * 86_400
         if home not in in_use and (old or (gib is not None and total > gib * 2**30)):
             total -= size(home)
-            remove(home)
+            if not dry:
+                remove(home)
             removed.append(home)
     return removed
 

@@ -1,0 +1,135 @@
+"""What labctl has left somewhere and no record knows of, for it was killed, or a record was lost.
+
+Whatever a lab has on this machine says which directory is the lab's: its room by an argument of its process, its
+sockets by a file beside them. Only what belongs to a directory among this user's labs is looked at. Whoever makes or
+changes a lab holds its lock; so does who clears it, and what is just being made is left alone.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from labctl.base import paths
+from labctl.base.errors import LabError
+from labctl.base.types import NAME_PATTERN
+from labctl.labs import record, ssh
+from labctl.labs.lab import locked, names
+from labctl.machines import private_room, sockets
+
+if TYPE_CHECKING:
+    from labctl.machines.provider import Provider
+
+_NOBODY = UUID(int=0)
+
+
+def clear(name: str) -> None:
+    """Remove all that is on this machine of the lab called `name`, its record last. Raises LabError."""
+    directory = paths.lab(name)
+    private_room.end_in(directory)
+    for found in _sockets_of(directory):
+        _remove_sockets(found, directory)
+    try:
+        record.forget(name)
+    except OSError as error:
+        raise LabError(f"'{error.filename}' could not be removed: {error.strerror}.") from None
+
+
+def exist(name: str) -> bool:
+    """Whether something is on this machine of a lab called `name`."""
+    return name in _candidates()
+
+
+def collect(*, dry: bool) -> list[str]:
+    """Remove what no record on this machine knows of, unless `dry`; returns what that is. Raises LabError."""
+    found = []
+    for name in _candidates():
+        with suppress(LabError), locked(name):  # Somebody is at work there.
+            found += _collect(name, dry)
+    return found
+
+
+def collect_at(uri: str, *, dry: bool) -> list[str]:
+    """Remove the volumes at a libvirt that belong to no lab there, unless `dry`; returns what is found there.
+
+    A lab there that no record here knows of may be somebody else's. It stays.
+    """
+    known = {found.id for found in _records()}
+    provider = provider_at(uri, _NOBODY)
+    there = provider.instances()
+    found = [f"the lab '{name}' at '{uri}', which no record here knows of, stays; if it is yours, "
+             f"'labctl down --force {instance} --host {uri}' removes it"
+             for instance, name in there.items() if instance not in known]
+    lost = [volume for volume, instance in provider.volumes().items() if instance not in known | there.keys()]
+    if not dry:
+        provider.remove_volumes(lost)
+    return found + [f"the volume '{volume}' at '{uri}'" for volume in lost]
+
+
+def libvirts() -> list[str]:
+    """The existing libvirts that labs with a record here live in."""
+    return sorted({found.libvirt_uri for found in _records() if found.libvirt_uri})
+
+
+def name_of(instance: UUID) -> str | None:
+    """The name of the lab on this machine with this id, with or without a record."""
+    known = next((found.name for found in _records() if found.id == instance), None)
+    directory = private_room.there_are().get(instance)
+    return known or (directory.name if directory and directory.parent == paths.labs() else None)
+
+
+def provider_at(uri: str, instance: UUID) -> "Provider":
+    """libvirt at a URI, as far as it is one instance's."""
+    from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
+
+    return Provider(uri, instance)
+
+
+def _candidates() -> list[str]:
+    directories = {*paths.labs().glob("[!.]*"), *private_room.there_are().values(),
+                   *filter(None, map(sockets.whose, sockets.directories()))}
+    found = {path.name for path in directories if path.parent == paths.labs()}
+    found |= {path.name[1:-5] for path in paths.labs().glob(".*.lock")}  # Of a labctl that was killed.
+    return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
+
+
+def _collect(name: str, dry: bool) -> list[str]:
+    directory = paths.lab(name)
+    rooms = [instance for instance, of in private_room.there_are().items() if of == directory]
+    places = list(_sockets_of(directory))
+    try:
+        known = record.load(name)
+    except FileNotFoundError:
+        found = [f"the room of the lab '{name}' ({instance})" for instance in rooms]
+        found += [f"the directory '{path}'" for path in (*places, directory) if path.exists()]
+        if found and not dry:
+            clear(name)
+        return found
+    except record.Unreadable:
+        return []  # It is listed, and can be taken down.
+    rooms = [instance for instance in rooms if instance != known.id]
+    places = [place for place in places if place != known.sockets]
+    if not dry:
+        for instance in rooms:
+            private_room.end(instance)
+        for place in places:
+            _remove_sockets(place, directory)
+    return [f"an earlier room of the lab '{name}' ({instance})" for instance in rooms] + [
+        f"the directory '{place}'" for place in places]
+
+
+def _records() -> Iterator[record.Record]:
+    for name in names():
+        with suppress(LabError, OSError):
+            yield record.load(name)
+
+
+def _sockets_of(directory: Path) -> Iterator[Path]:
+    return (found for found in sockets.directories() if sockets.whose(found) == directory)
+
+
+def _remove_sockets(found: Path, directory: Path) -> None:
+    ssh.end_masters(found)
+    sockets.remove(found, directory)
