@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labctl.base import namespace, paths
 from labctl.base.errors import LabError
+from labctl.base.machine import boot_id
 from labctl.plan.domain import Accel
 
 EMULATORS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
@@ -91,10 +92,9 @@ def emulator() -> str | None:
 
 
 def _memo(qemu: str) -> Path:
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     device, program = _DEVICE.stat(), Path(qemu).stat()
     # The time of the last change is also that of another owner, mode or access list.
-    what = f"{boot_id} {device.st_ctime_ns} {namespace.kvm_group()} {qemu} {program.st_mtime_ns}"
+    what = f"{boot_id()} {device.st_ctime_ns} {namespace.kvm_group()} {qemu} {program.st_mtime_ns}"
     return paths.cache() / f"kvm-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
 

@@ -155,6 +155,11 @@ class Gates:
         """See whether a lab that has had its time to come up serves. Each node is asked once for all that the gates
         and the service need to know, for a login costs most of what a question does. Raises LabError.
         """
+        states = self._provider.states()
+        for node in self._plan.nodes:
+            if states.get(node.name) != "running":
+                raise self._failure(node, "booting", f"the machine is {states.get(node.name, 'gone')}")
+
         def look_at(node: PlannedNode) -> None:
             quick, pages = self._questions(node)
             said = self._reachable(node, (), _in_turn([*quick, *map(_by_bash, pages)]))

@@ -179,11 +179,16 @@ def plan_of(text: str = BASE, lab: str = "lab", guest: str = "debian-12") -> Pla
     return make(topology.parse(text, "lab.yaml"), lab, guests.load(guest))
 
 
+def lab_of(plan: Plan, **changes: Any) -> Lab:
+    """A lab with a plan, of which nothing is there."""
+    instance = uuid4()
+    return Lab(Record(id=instance, name=plan.lab, sockets=sockets.place(instance), libvirt_uri=None, accel="kvm",
+                      image="sha", ready=True).model_copy(update=changes), plan)
+
+
 def recorded(plan: Plan, **changes: Any) -> Lab:
     """A lab that is up as far as its record says."""
-    instance = uuid4()
-    made = Lab(Record(id=instance, name=plan.lab, sockets=sockets.place(instance), libvirt_uri=None, accel="kvm",
-                      image="sha", ready=True).model_copy(update=changes), plan)
+    made = lab_of(plan, **changes)
     made.directory.mkdir(parents=True)
     made.save()
     save_plan(plan.lab, plan)

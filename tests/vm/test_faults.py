@@ -1,5 +1,6 @@
 """Whatever goes wrong on the way up: a sentence, the right exit code, and nothing left."""
 
+import json
 import os
 import signal
 import subprocess
@@ -86,8 +87,8 @@ def test_killed_on_the_way_up(labctl: Labctl, solo: str) -> None:
 def test_the_room_dies(labctl: Labctl, solo: str) -> None:
     """As at a restart of the physical machine."""
     labctl("up", solo)
-    pid = int((labctl.directories["state"] / "labctl/labs/solo/room.pid").read_text().split()[0])
-    os.kill(pid, signal.SIGKILL)
+    record = json.loads((labctl.directories["state"] / "labctl/labs/solo/lab.json").read_text())
+    os.kill(record["room"]["pid"], signal.SIGKILL)
     assert until(lambda: labctl.json("status")["state"] == "gone", Deadline(PATIENCE + 10))
     assert "is gone" in labctl("test", code=2).err
     labctl("down")

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from machines import GUEST, PATIENCE, ROOT, Labctl
+from machines import GUEST, PATIENCE, Labctl
+
+from labctl.base import namespace
+from labctl.base.wait import Deadline, until
+from labctl.machines import private_room
 
 FOREIGN_NETWORK = "<network><name>somebody-elses</name><bridge name='other0'/></network>"
 
@@ -23,9 +26,8 @@ class Foreign:
 
     def inside(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run something where its networks are."""
-        user = [] if os.getuid() == 0 else ["-U", "--preserve-credentials"]
-        return subprocess.run(["nsenter", "-t", str(self.pid), *user, "-n", *words], capture_output=True, text=True,
-                              timeout=60 * PATIENCE, check=False)
+        return subprocess.run(["nsenter", "-t", str(self.pid), "-U", "--preserve-credentials", "-n", *words],
+                              capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
     def virsh(self, *words: str) -> str:
         """What virsh prints."""
@@ -39,18 +41,14 @@ def foreign(tmp_path: Path) -> Iterator[Foreign]:
     sockets.mkdir(mode=0o700)
     # A distribution's package of a libvirt that runs by itself makes this one.
     (tmp_path / "room/lib/dnsmasq").mkdir(parents=True)
-    user = [] if os.getuid() == 0 else ["--map-root-user", "--map-auto"]
-    process = subprocess.Popen(
-        ["unshare", *user, "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",
-         "sh", ROOT / "labctl/room-init.sh", tmp_path / "room", tmp_path / "cache", sockets],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    process = namespace.spawn(
+        ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",
+         "sh", private_room._INIT, "somebody-elses", tmp_path / "room", tmp_path / "cache", sockets, "0", "", "--"],
+        log)
     socket = sockets / "libvirt-sock"
-    deadline = time.monotonic() + 60
-    while not socket.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
-    yield Foreign(pid, f"qemu+unix:///system?socket={socket}")
+    assert until(socket.exists, Deadline(60), 0.1), log.read_text()
+    yield Foreign(process.pid, f"qemu+unix:///system?socket={socket}")
     process.kill()
     process.wait()
     subprocess.run(["rm", "-rf", str(sockets)], check=True)
@@ -61,15 +59,21 @@ def test_a_lab_on_an_existing_libvirt(foreign: Foreign, labctl: Labctl, tiny: st
     xml = tmp_path / "network.xml"
     xml.write_text(FOREIGN_NETWORK)
     foreign.virsh("net-create", str(xml))
-    environment = [f"{key}={value}" for key, value in labctl.environment.items()]
 
-    def inside(*words: str) -> subprocess.CompletedProcess[str]:
-        return foreign.inside("env", *environment, sys.executable, "-m", "labctl", *words)
+    def inside(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        mine = {**labctl.environment, **environment}
+        return foreign.inside("env", *(f"{key}={value}" for key, value in mine.items()), sys.executable, "-m", "labctl",
+                              *words)
 
     up = inside("up", tiny, "--host", foreign.uri)
     assert up.returncode == 0, up.stderr
     assert sorted(foreign.virsh("list", "--name").split()) == ["tiny.client", "tiny.web"]
     assert inside("exec", "client", "curl", "-s", "http://web/").stdout == "web\n"
+    before = foreign.virsh("list", "--uuid"), foreign.virsh("vol-list", "labctl")
+    somebody = inside("up", tiny, "--host", foreign.uri, XDG_STATE_HOME=str(tmp_path / "another"))
+    assert somebody.returncode == 2
+    assert "has a lab called 'tiny' already" in somebody.stderr
+    assert (foreign.virsh("list", "--uuid"), foreign.virsh("vol-list", "labctl")) == before
     checks = inside("test", "tiny")
     assert checks.returncode == 0, checks.stdout + checks.stderr
     down = inside("down")

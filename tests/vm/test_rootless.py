@@ -73,8 +73,8 @@ def test_an_ordinary_user(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     python = shlex.quote(sys.executable)
     session = (f"cd {home} && labctl() {{ {python} -m labctl \"$@\"; }}; "
                "labctl doctor; labctl up tiny.yaml --guest debian-12 && labctl exec web id -u && labctl test && "
-               "labctl reset && echo sockets: $(ls run/labctl/tiny) && "
-               "labctl down && ls -A .local/state/labctl/labs run/labctl && ps -u $(id -u) -o args=")
+               "labctl reset && echo sockets: $(ls /tmp/labctl-$(id -u)/*) && "
+               "labctl down && ls -A .local/state/labctl/labs /tmp/labctl-$(id -u) && ps -u $(id -u) -o args=")
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(home / "run"),
                    "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     try:

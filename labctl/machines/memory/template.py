@@ -104,12 +104,16 @@ def forget(template: Template) -> None:
     shutil.rmtree(_root() / template.disk.stem.lstrip("."), ignore_errors=True)
 
 
-def sweep() -> None:
-    """Remove what a labctl that was killed left of a template, unless one is being made."""
+def sweep(*, dry: bool = False) -> list[Path]:
+    """Remove what a labctl that was killed left of a template, unless one is being made, or `dry`; returns what that is.
+    """
     root = _root()
+    found: list[Path] = []
     with suppress(Timeout, OSError), FileLock(root / ".lock", timeout=0):
-        for leftover in root.glob(f"{_MAKING}*"):
+        found += sorted(root.glob(f"{_MAKING}*"))
+        for leftover in found if not dry else []:
             shutil.rmtree(leftover, ignore_errors=True)
+    return found
 
 
 def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider", home: Path,
