@@ -50,6 +50,13 @@ def write_atomically(path: Path, text: str) -> None:
     new.rename(path)
 
 
+def tail(path: Path, count: int) -> bytes:
+    """The last bytes of a file that may have any size."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - count))
+        return file.read(count)
+
+
 def adopt(source: Path, target: Path) -> Path:
     """Give a file that nobody changes a second name; on another file system, a copy. One that is there stays."""
     if not target.exists():

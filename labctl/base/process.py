@@ -2,20 +2,27 @@
 
 import logging
 import os
+import selectors
 import shlex
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn, TypeAlias
 
 from labctl.base.errors import LabError
+from labctl.base.wait import Deadline, pieces
 
 log = logging.getLogger(__name__)
 
+_BLOCK = 2**16
+_MOST = 16 * 2**20
+"""Bytes that a program may print where it is asked for something."""
+Taker: TypeAlias = Callable[[bytes], None]
+"""Takes what a program has printed, block by block."""
 Running = subprocess.Popen[bytes]
 
 # libvirtd, mke2fs and others are there, and an ordinary user's PATH has none of them. From here on all programs are
@@ -25,7 +32,15 @@ os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*os.get_exec_path(), *_SYSTE
 
 
 class CommandError(LabError):
-    """A program failed or is not installed."""
+    """A program failed, took too long, said too much or is not installed."""
+
+
+class TooSlow(CommandError):
+    """A program did not end in time."""
+
+
+class TooMuch(CommandError):
+    """A program printed more than anybody wants to read."""
 
 
 def run(
@@ -37,25 +52,44 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return what it printed.
 
-    `timeout` is in seconds. Raises CommandError if it is missing, too slow or (with `check`) fails.
+    `timeout` is in seconds. Raises CommandError if it is missing, too slow, prints more than 16 MiB or (with `check`)
+    fails.
     """
-    words = [str(word) for word in argv]
-    command = shlex.join(words)
-    log.debug("%s", command)
-    try:
-        result = subprocess.run(
-            words, input=stdin, timeout=timeout, capture_output=True, text=True, errors="replace", check=False,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-        )
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
-    except subprocess.TimeoutExpired:
-        raise CommandError(f"The command '{command}' did not end within {timeout} s.") from None
-    if check and result.returncode:
-        said = (result.stderr or result.stdout or "").strip().splitlines()
+    out, err = bytearray(), bytearray()
+    status = relay(argv, _all(out), _all(err), stdin=stdin, timeout=timeout)
+    result = subprocess.CompletedProcess(list(map(str, argv)), status, _text(out), _text(err))
+    if check and status:
+        said = (result.stderr or result.stdout).strip().splitlines()
         reason = said[-1] if said else "it said nothing"
-        raise CommandError(f"The command '{command}' failed with status {result.returncode}: {reason}")
+        raise CommandError(f"The command '{shlex.join(map(str, argv))}' failed with status {status}: {reason}")
     return result
+
+
+def relay(argv: Sequence[str | Path], out: Taker, err: Taker, timeout: float | None = None, *,
+          stdin: str | None = None) -> int:
+    """Run a program to its end, hand on what it prints while it prints it, and return its status.
+
+    `timeout` is in seconds. Raises CommandError if the program is missing or too slow. It is ended where `out` or `err`
+    raises something.
+    """
+    command = shlex.join(map(str, argv))
+    deadline = Deadline(inf if timeout is None else timeout)
+    with _start_to_talk(argv) as process:
+        try:
+            _talk(process, (stdin or "").encode(), out, err, deadline, hang_up=True)
+            for piece in pieces(deadline):
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(piece)
+            raise TimeoutError
+        except TimeoutError:
+            process.kill()
+            raise TooSlow(f"The command '{command}' did not end within {timeout} s.") from None
+        except _Enough:
+            process.kill()
+            raise TooMuch(f"The command '{command}' prints more than {_MOST >> 20} MiB.") from None
+        except BaseException:
+            process.kill()
+            raise
 
 
 def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
@@ -63,24 +97,20 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
 
     The line is empty where there is none within `timeout` seconds. Raises CommandError if the program is missing.
     """
-    words = [str(word) for word in argv]
-    log.debug("%s", shlex.join(words))
-    try:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                   bufsize=0)
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
-    with process:
-        timer = threading.Timer(timeout, process.kill)
-        timer.start()
+    printed = bytearray()
+
+    def take(block: bytes) -> None:
+        printed.extend(block)
+        if b"\n" in block or len(printed) > _BLOCK:
+            raise _Enough
+
+    with _start_to_talk(argv) as process, suppress(TimeoutError, _Enough):
         try:
-            assert process.stdin and process.stdout
-            with suppress(BrokenPipeError):
-                process.stdin.write(said.encode())
-            return process.stdout.readline().decode(errors="replace").strip()
+            # What it reads stays open: it may take its end for the end of the conversation.
+            _talk(process, said.encode(), take, lambda _: None, Deadline(timeout), hang_up=False)
         finally:
-            timer.cancel()
             process.kill()
+    return _text(printed).partition("\n")[0].strip()
 
 
 def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str],
@@ -90,13 +120,8 @@ def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mappi
     `watch` is called every second meanwhile. If it raises, or labctl is interrupted, everything the script has started
     is ended with it, and may clean up first. Raises CommandError if the program is missing.
     """
-    words = [str(word) for word in argv]
-    log.debug("%s", shlex.join(words))
-    try:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                   start_new_session=True, env={**os.environ, **environment})
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
+    process = _start(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                     env={**os.environ, **environment})
     try:
         while True:
             try:
@@ -116,25 +141,20 @@ def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None
     With `let_in` it is one that says a line at its standard input, a socket, and waits for one: meanwhile `let_in` is
     called with its process id. If that raises, or labctl ends, the program does, too.
     """
-    words = [str(word) for word in argv]
-    log.debug("%s &", shlex.join(words))
     ours, theirs = socket.socketpair()
-    try:
-        with output.open("ab") as file, ours:
-            with theirs:
-                process = subprocess.Popen(words, stdin=theirs.fileno() if let_in else subprocess.DEVNULL, stdout=file,
-                                           stderr=file, start_new_session=True)
-            if let_in and ours.recv(1):
-                try:
-                    let_in(process.pid)
-                    ours.sendall(b"\n")
-                except BaseException:
-                    process.kill()
-                    process.wait()
-                    raise
-            return process
-    except FileNotFoundError:
-        raise _missing(words[0]) from None
+    with output.open("ab") as file, ours:
+        with theirs:
+            process = _start(argv, stdin=theirs.fileno() if let_in else subprocess.DEVNULL, stdout=file, stderr=file,
+                             start_new_session=True)
+        if let_in and ours.recv(1):
+            try:
+                let_in(process.pid)
+                ours.sendall(b"\n")
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+        return process
 
 
 def wait(running: Running, timeout: float | None) -> int | None:
@@ -157,6 +177,73 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
         os.execvp(words[0], words)
     except FileNotFoundError:
         raise _missing(words[0]) from None
+
+
+class _Enough(Exception):
+    """Nobody wants to read more of what a program prints."""
+
+
+def _start(argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+    words = [str(word) for word in argv]
+    log.debug("%s", shlex.join(words))
+    try:
+        return subprocess.Popen(words, **options)
+    except FileNotFoundError:
+        raise _missing(words[0]) from None
+
+
+def _start_to_talk(argv: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+    return _start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+
+
+def _talk(process: subprocess.Popen[bytes], said: bytes, out: Taker, err: Taker, deadline: Deadline, *,
+          hang_up: bool) -> None:
+    """Say something to a program, and hand on what it prints until it has closed its outputs. Raises TimeoutError."""
+    assert process.stdin and process.stdout and process.stderr
+    with selectors.DefaultSelector() as selector:
+        os.set_blocking(process.stdin.fileno(), False)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        selector.register(process.stdout, selectors.EVENT_READ, out)
+        selector.register(process.stderr, selectors.EVENT_READ, err)
+        reading = 2
+        for piece in pieces(deadline):
+            for key, _ in selector.select(piece):
+                if key.fileobj is process.stdin:
+                    said = _say(process.stdin, said)
+                    if not said:
+                        selector.unregister(process.stdin)
+                        if hang_up:
+                            process.stdin.close()
+                elif block := os.read(key.fd, _BLOCK):
+                    key.data(block)
+                else:
+                    selector.unregister(key.fileobj)
+                    reading -= 1
+            if not reading:
+                return
+        raise TimeoutError
+
+
+def _say(to: IO[bytes], said: bytes) -> bytes:
+    """Say as much as can be said now; returns the rest, which is nothing for somebody who does not listen."""
+    try:
+        return said[os.write(to.fileno(), said[:_BLOCK]):]
+    except BrokenPipeError:
+        return b""
+
+
+def _all(printed: bytearray) -> Taker:
+    """Keeps all that is printed, up to a limit."""
+    def take(block: bytes) -> None:
+        printed.extend(block)
+        if len(printed) > _MOST:
+            raise _Enough
+
+    return take
+
+
+def _text(printed: bytearray) -> str:
+    return printed.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _missing(program: str) -> CommandError:

@@ -33,6 +33,7 @@ def checkpoint_save(
     """Keep a running lab as it is now: the memory and disks of all its nodes."""
     found = targets.one_lab(lab_name)
     must_be_open(found)
+    found.must_not_hang(found.plan.nodes)
     with progress_of(found.plan.nodes) as progress:
         trouble = rewind.save_as(found, name, note, progress)
     err.print(f"Saved '{name}'. 'labctl checkpoint restore {name}' goes back to it; after 'labctl down', "

@@ -55,6 +55,7 @@ def test(
         _show(chosen, out)
         raise typer.Exit(0 if chosen else NO_CHECKS)
     must_be_open(found)
+    found.must_not_hang(found.plan.nodes)
     with forms.make(output.value, out, found.plan) as shown:
         verdicts = checks.run(found, shown, expression, shuffle)
         if verdicts:

@@ -162,7 +162,8 @@ def _topology_row(name: str, path: Path) -> dict[str, Any]:
 def status(name: LabArgument = None, output: OutputOption = Output.table) -> None:
     """Show the state of a lab's nodes, and which of their steps are done."""
     found = targets.one_lab(name)
-    states, applied = found.states(), found.applied()
+    states = found.states()
+    applied = found.applied(states)
     if output is not Output.table:
         nodes = [{"node": node.name, "state": states[node.name], "memory": node.memory,
                   "addresses": {interface.network: str(interface.address) for interface in node.interfaces},

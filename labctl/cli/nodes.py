@@ -115,7 +115,7 @@ def undo(target: StepsArgument) -> None:
     found, chosen = targets.some_steps(target)
     must_be_open(found)
     # A single step is taken back whatever its marker says: it may have failed halfway.
-    applied = found.applied() if len(chosen) > 1 else {}
+    applied = found.applied(found.states()) if len(chosen) > 1 else {}
     for node, step in reversed(chosen):
         done = applied.get(node.name)
         if done is not None and step.name not in done:

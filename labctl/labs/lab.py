@@ -1,6 +1,6 @@
 """A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 _REBOOT_SECONDS = 10
 """For a node to take the command to reboot."""
 _ASK_SECONDS = 3
-"""For a node to say which steps are done, or what time it is."""
+"""For a node to say what time it is, and to wait for a question."""
+_STATUS_SECONDS = 5
+"""For a node to say which steps are done to somebody who looks on: one that takes longer may as well say nothing."""
 
 
 class Lab:
@@ -46,7 +48,7 @@ class Lab:
         self.name = record.name
         self.directory = record.directory
         self.ssh_config = self.directory / "ssh_config"
-        self.ssh = Ssh(self.ssh_config)
+        self.ssh = Ssh(self.ssh_config, self._shared_connection)
         self.host = ExistingLibvirt(record.libvirt_uri) if record.libvirt_uri else PrivateRoom(
             record.id, self.directory, record.sockets, record.room if record.is_of_this_boot else None)
         if plan:
@@ -67,7 +69,7 @@ class Lab:
         """libvirt, as far as it is this lab's."""
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-        return Provider(self.host.uri, self.record.id)
+        return Provider(self.host, self.record.id)
 
     @property
     def patience(self) -> float:
@@ -112,22 +114,39 @@ class Lab:
         identity = self.directory / "keys" / "login"
         self.ssh_config.write_text(access.ssh_config(self.plan, identity, hosts_file, control, self.host.proxy))
 
+    def _shared_connection(self, node: str) -> Path:
+        return access.shared_connection(self.plan, self.plan.node(node), self.record.sockets)
+
     def states(self) -> dict[str, str]:
-        """Each node's state: running, paused, crashed, off (destroyed), or gone with its room."""
+        """Each node's state: running, hangs, paused, crashed, off (destroyed), or gone with its room."""
         if not self.host.is_open():
             return {node.name: "gone" for node in self.plan.nodes}
         states = self.provider.states()
-        return {node.name: states.get(node.name, "off") for node in self.plan.nodes}
 
-    def applied(self) -> dict[str, set[str] | None]:
-        """The names of each node's steps that are done; None for a node that does not say."""
+        def state(node: PlannedNode) -> str:
+            said = states.get(node.name, "off")
+            return "hangs" if said == "running" and self.provider.hangs(node.name) else said
+
+        return of_each(self.plan.nodes, state)
+
+    def must_not_hang(self, nodes: Sequence[PlannedNode]) -> None:
+        """Raise LabError if libvirt or the QEMU of a node does not answer, before anybody waits for a guest."""
         states = self.states()
+        for node in nodes:
+            if states[node.name] == "hangs":
+                raise LabError(f"The node '{node.name}' hangs: its QEMU does not answer libvirt.",
+                               hint=f"'labctl reset {self.name}' ends it and brings all of the lab back, 'labctl down "
+                                    f"{self.name}' takes the lab down.")
+
+    def applied(self, states: Mapping[str, str]) -> dict[str, set[str] | None]:
+        """The names of each node's steps that are done; None for a node that does not say."""
+        seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
 
         def ask(node: PlannedNode) -> set[str] | None:
             if states[node.name] != "running":
                 return None
             try:
-                result = self.ssh.run(node.name, f"ls {MARKERS}", timeout=_ASK_SECONDS * self.patience)
+                result = self.ssh.run(node.name, f"ls {MARKERS}", timeout=seconds)
             except Unreachable:
                 return None
             return None if result.returncode else set(result.stdout.split())
@@ -197,6 +216,7 @@ class Lab:
             self.ssh.close(node.name)
             return boot
 
+        self.must_not_hang(nodes)
         past = of_each(nodes, restart).values()
         gates = self.gates(progress)
         try:

@@ -18,6 +18,7 @@ from labctl.base.types import NAME_PATTERN
 from labctl.labs import record, ssh
 from labctl.labs.lab import locked, names
 from labctl.machines import private_room, sockets
+from labctl.machines.existing_libvirt import ExistingLibvirt
 
 if TYPE_CHECKING:
     from labctl.machines.provider import Provider
@@ -84,7 +85,7 @@ def provider_at(uri: str, instance: UUID) -> "Provider":
     """libvirt at a URI, as far as it is one instance's."""
     from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-    return Provider(uri, instance)
+    return Provider(ExistingLibvirt(uri), instance)
 
 
 def _candidates() -> list[str]:

@@ -19,6 +19,7 @@ from labctl.labs import leftovers, rewind
 from labctl.labs.lab import Lab, locked, names, open_lab
 from labctl.labs.record import Record, Unreadable, remains, save_plan
 from labctl.machines import keys, sockets
+from labctl.machines.existing_libvirt import ExistingLibvirt
 from labctl.machines.host import Ability
 from labctl.machines.memory import template
 from labctl.plan.domain import Accel, network_xml
@@ -36,7 +37,8 @@ def accelerator(wanted: str, host: str | None) -> tuple[Accel, str]:
     if wanted == "auto" and host and urlsplit(host).netloc:
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
-        return ("kvm", "") if Provider(host, UUID(int=0)).has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
+        nobodys = Provider(ExistingLibvirt(host), UUID(int=0))
+        return ("kvm", "") if nobodys.has_kvm() else ("tcg", f"There is no KVM at '{host}'.")
     return accel.choose(wanted)
 
 

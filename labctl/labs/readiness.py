@@ -4,16 +4,15 @@ import json
 import os
 import re
 import shlex
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.base.each import of_each
 from labctl.base.errors import GateError, LabError, Unreachable
+from labctl.base.files import tail
 from labctl.base.progress import Progress
 from labctl.base.wait import Deadline, until
 from labctl.images.accel import slowness
@@ -40,9 +39,14 @@ _END = "=end="
 """Between answers."""
 _GREETING_SECONDS = 5
 """For the sshd of a node that goes on: it was there before."""
+_HANGS_SECONDS = 20
+"""For QEMU to say something to libvirt while its guest says nothing, before the gate is given up."""
 _ASK_SECONDS = 0.25
 """Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
 _CONSOLE_TAIL = 15
+_CONSOLE_BYTES = 20_000
+_LONGEST = 300
+"""Characters of what a guest says that go into a message."""
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 """A command; what it prints is another one after each boot."""
@@ -100,7 +104,6 @@ class Gates:
         self._progress = progress
         self._limit = limit
         self._patience = patience(accel, len(plan.nodes))
-        self._cancelled = threading.Event()
         self._said: dict[tuple[str, str], str] = {}
         """What nodes have answered as they woke, by node and question, until it is used."""
 
@@ -116,29 +119,16 @@ class Gates:
         moment = time.time_ns()
 
         def wait_for(node: PlannedNode) -> None:
-            if self._cancelled.is_set():
-                raise _Cancelled
-            try:
-                if start:
-                    start(node)
-                if late is None:
-                    self._reachable(node, past, BOOT_ID)
-                    self._set_clock(node)
-                else:
-                    self._wake(node, late[node.name], _WOKEN.format(moment))
-                self._wait_for_node(node)
-            except BaseException:
-                self._cancelled.set()  # Before this thread takes the next node.
-                raise
+            if start:
+                start(node)
+            if late is None:
+                self._reachable(node, past, BOOT_ID)
+                self._set_clock(node)
+            else:
+                self._wake(node, late[node.name], _WOKEN.format(moment))
+            self._wait_for_node(node)
 
-        with ThreadPoolExecutor(max_workers=at_once or len(nodes)) as pool:
-            futures = [pool.submit(wait_for, node) for node in nodes]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                self._cancelled.set()
-        for future in sorted(done, key=lambda future: isinstance(future.exception(), _Cancelled)):
-            future.result()
+        of_each(nodes, wait_for, at_once=at_once, together=True)
 
     def wait_for_service(self) -> None:
         """Return once each VIP has its one holder and answers every client. Raises GateError."""
@@ -241,8 +231,6 @@ class Gates:
 
         def answers() -> bool:
             nonlocal seen_running, refusal, answer
-            if self._cancelled.is_set():
-                raise _Cancelled
             state = self._provider.states().get(node.name)
             if state != "running":
                 raise self._failure(node, "booting", f"the machine is {state or 'gone'}")
@@ -255,6 +243,9 @@ class Gates:
             try:
                 result = self._ssh.run(node.name, question, seconds)
             except Unreachable as error:
+                if self._provider.hangs(node.name, _HANGS_SECONDS):
+                    raise self._failure(node, "ssh", f"its QEMU hangs; it did not answer libvirt within "
+                                                     f"{_HANGS_SECONDS} s") from None
                 refusal = f"{error.message.rstrip('.')}; it may still be booting"
                 return False
             answer = result.stdout.strip()
@@ -272,8 +263,6 @@ class Gates:
         address, deadline = self._plan.access_address(node), self._deadline(_GREETING_SECONDS)
 
         def greets() -> bool:
-            if self._cancelled.is_set():
-                raise _Cancelled
             return self._host.greeting(address, deadline.remaining).startswith("SSH-")
 
         if not until(greets, deadline):
@@ -287,8 +276,6 @@ class Gates:
 
     def _configured(self, node: PlannedNode) -> None:
         def finished() -> str:
-            if self._cancelled.is_set():
-                raise _Cancelled
             try:
                 return self._ask(node, _AWAIT_RESULT).strip()
             except Unreachable:
@@ -297,10 +284,13 @@ class Gates:
         said = until(finished, self._deadline(_CONFIGURED_SECONDS), interval=0.1)
         if not said:
             raise self._failure(node, "configured", "cloud-init has not finished")
-        result, end = json.JSONDecoder().raw_decode(said)
-        errors = result["v1"]["errors"]
+        try:
+            result, end = json.JSONDecoder().raw_decode(said)
+            errors = [str(error) for error in result["v1"]["errors"]]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise self._failure(node, "configured", f"{_RESULT} is not what cloud-init writes") from None
         if errors:
-            raise self._failure(node, "configured", f"cloud-init reports: {'; '.join(map(str, errors))}")
+            raise self._failure(node, "configured", f"cloud-init reports: {'; '.join(errors)[:_LONGEST]}")
         if said[end:].strip() != self._plan.digest:
             raise self._failure(node, "configured", "the steps were not all done")
 
@@ -312,15 +302,13 @@ class Gates:
         states: list[str] = []
 
         def all_active() -> bool:
-            if self._cancelled.is_set():
-                raise _Cancelled
             states[:] = self._ask(node, _say_units(node)).split()
             return states == ["active"] * len(node.units) or "failed" in states
 
         until(all_active, self._deadline(_UNITS_SECONDS))
         for unit, state in zip(node.units, states, strict=False):
             if state != "active":
-                raise self._failure(node, "units", f"the unit '{unit}' is {state}")
+                raise self._failure(node, "units", f"the unit '{unit}' is {state[:_LONGEST]}")
 
     # ---- The lab --------------------------------------------------------------------------------------
 
@@ -360,7 +348,7 @@ class Gates:
             return status == "200"
 
         if not until(ok, self._deadline(_SERVING_SECONDS)):
-            answer = f"gets HTTP status {status}" if status else "gets no answer"
+            answer = f"gets HTTP status {status[:_LONGEST]}" if status else "gets no answer"
             raise GateError(f"The lab does not serve: '{client.name}' {answer} from {url}.",
                             hint=f"'labctl test {self._plan.lab}' finds out which step is wrong.")
 
@@ -395,7 +383,7 @@ class Gates:
         path: Path | None = self._host.console(node.name)
         if path is None or not path.exists():
             return ""
-        text = path.read_bytes()[-20_000:].decode(errors="replace")
+        text = tail(path, _CONSOLE_BYTES).decode(errors="replace")
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
 
 
@@ -438,7 +426,3 @@ def say_status(frontend: Frontend) -> str:
 def _by_bash(question: str) -> str:
     """The same for a shell that may be another one, with an end: bash waits two minutes for a connection."""
     return f"timeout {_FETCH_SECONDS} bash -c {shlex.quote(question)}"
-
-
-class _Cancelled(Exception):
-    """Another node has failed already."""

@@ -1,17 +1,30 @@
 """Run things on a lab's nodes."""
 
+import os
 import re
+import signal
+import socket
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from labctl.base import proc
 from labctl.base.errors import LabError, Unreachable
-from labctl.base.process import CommandError, run
+from labctl.base.process import CommandError, TooMuch, TooSlow, run
 
 _CONNECTION_FAILED = 255
+_GUESTS_OWN = "labctl: this exit code is the guest's"
+_SHELL = f"sh -s; code=$?; [ $code -ne {_CONNECTION_FAILED} ] || echo \"{_GUESTS_OWN}\" >&2; exit $code"
+"""What runs a script over there; it tells the script's exit code from ssh's own, where they are the same."""
 _TIME = re.compile(r"\d{1,12}\.\d{1,9}")
+_GREETING_SECONDS = 2
+"""For the process that keeps a shared connection to greet whoever comes to its socket, which it does at once."""
 _END_SECONDS = 5
+"""For it to end."""
+_LINE = 300
+"""Characters of what a guest says that go into a message."""
 _CLOCK_QUESTIONS = 4
 _QUICK_SECONDS = 0.25
 """An answer to the question what time it is that is good enough, and the next question is not needed."""
@@ -20,22 +33,29 @@ _QUICK_SECONDS = 0.25
 class Ssh:
     """The nodes of one ssh_config."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, control: Callable[[str], Path]) -> None:
+        """`control` is where the socket of a node's shared connection is."""
         self._config = config
+        self._control = control
 
     def command(self, node: str, *words: str, terminal: bool = False) -> list[str]:
         """The ssh command line that runs `words` on the node, or a login shell."""
+        self._drop_if_it_hangs(node)
         return ["ssh", "-F", str(self._config), *(["-t"] if terminal else []), node, *(["--", *words] if words else [])]
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a shell script on a node. Raises Unreachable if it cannot be reached within `timeout` seconds."""
         try:
-            result = run(self.command(node, "sh", "-s"), stdin=script, check=False, timeout=timeout)
-        except CommandError as error:
-            raise Unreachable(f"The node '{node}' did not answer within {timeout:.0f} s.") from error
+            result = run(self.command(node, _SHELL), stdin=script, check=False, timeout=timeout)
+        except TooSlow:
+            raise Unreachable(f"The node '{node}' did not answer within {timeout:.0f} s.") from None
+        except TooMuch:
+            raise Unreachable(f"The node '{node}' answers without end.") from None
         if result.returncode == _CONNECTION_FAILED:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise Unreachable(f"The node '{node}' cannot be reached by SSH: {reason}.")
+            said, is_the_guests, _ = result.stderr.rpartition(f"{_GUESTS_OWN}\n")
+            if not is_the_guests:
+                raise Unreachable(f"The node '{node}' cannot be reached by SSH: {_last_line(result.stderr)}.")
+            result.stderr = said
         return result
 
     def do(self, node: str, script: str, timeout: float, failure: str) -> str:
@@ -48,8 +68,7 @@ class Ssh:
         except Unreachable as error:
             raise Unreachable(f"{failure}: {error.message[0].lower()}{error.message[1:]}") from None
         if result.returncode:
-            said = (result.stderr or result.stdout).strip().splitlines()
-            raise LabError(f"{failure}: {said[-1] if said else 'no output'}")
+            raise LabError(f"{failure}: {_last_line(result.stderr or result.stdout)}")
         return result.stdout
 
     def clock_ahead(self, node: str, timeout: float) -> float:
@@ -64,7 +83,7 @@ class Ssh:
             said = self.do(node, "date +%s.%N", timeout, f"'{node}' does not say what time it is").strip()
             answered = time.time()
             if not _TIME.fullmatch(said):
-                raise LabError(f"'{node}' does not say what time it is, but '{said}'.")
+                raise LabError(f"'{node}' does not say what time it is, but '{_last_line(said)}'.")
             answers.append((answered - asked, float(said) - (asked + answered) / 2))
             if answered - asked < _QUICK_SECONDS:
                 break
@@ -72,9 +91,31 @@ class Ssh:
 
     def close(self, node: str) -> None:
         """Drop the shared connection to a node, which is stale once the node was restarted."""
-        run(["ssh", "-F", self._config, "-O", "exit", node], check=False)
+        self._drop_if_it_hangs(node)
+        with suppress(CommandError):
+            run(["ssh", "-F", self._config, "-O", "exit", node], check=False, timeout=_END_SECONDS)
+
+    def _drop_if_it_hangs(self, node: str) -> None:
+        """End a shared connection whose process does not answer any more; ssh would wait for it for ever."""
+        control = self._control(node)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_GREETING_SECONDS)
+            try:
+                connection.connect(str(control))
+                connection.recv(1)
+            except (TimeoutError, BlockingIOError):
+                for process in proc.ours(lambda words: words[0] == f"ssh: {control} [mux]"):
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+                control.unlink(missing_ok=True)
+            except OSError:
+                return  # There is no shared connection.
 
 
 def end_masters(directory: Path) -> None:
     """End the shared connections that have their sockets in a directory, also those that hang."""
     proc.end(lambda: proc.ours(lambda words: words[0].startswith(f"ssh: {directory}/")), _END_SECONDS)
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["no reason given"])[-1][:_LINE]

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
@@ -28,9 +28,9 @@ class ExistingLibvirt(Host):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        parts = urlsplit(uri)
-        remote = parts.netloc if "ssh" in parts.scheme else ""
-        self.proxy = shlex.join(["ssh", "-W", "%h:%p", remote]).replace("'%h:%p'", "%h:%p") if remote else None
+        self.daemon = f"libvirt at '{uri}'"
+        self.remedy = f"'virsh -c {shlex.quote(uri)} list' shows whether it answers others."
+        self.proxy = _proxy(uri)
 
     @override
     def open(self, plan: Plan, known: Callable[[Process], None]) -> None:
@@ -70,3 +70,17 @@ class ExistingLibvirt(Host):
         """No copy is kept there."""
         return
 
+
+def _proxy(uri: str) -> str | None:
+    """The ProxyCommand that goes through the machine of a libvirt; None for one on this machine.
+
+    Its nodes are in networks of that machine, so whatever carries libvirt, SSH to it carries SSH to them.
+    """
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        return None
+    port = parts.port if "ssh" in parts.scheme else None  # Otherwise it is libvirt's own.
+    words = ["ssh", *(["-p", str(port)] if port else []), *(["-l", unquote(parts.username)] if parts.username else []),
+             "-W", "%h:%p", "--", parts.hostname]
+    # Two percent signs are one to ssh, which puts the node's address and port in place of %h and %p.
+    return " ".join(word if word == "%h:%p" else shlex.quote(word).replace("%", "%%") for word in words)

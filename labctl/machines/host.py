@@ -1,5 +1,6 @@
 """What a lab needs of the place where its machines live: `PrivateRoom` and `ExistingLibvirt` are such places."""
 
+import re
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -36,6 +37,10 @@ class Host(ABC):
     """What people call it."""
     abilities: frozenset[Ability]
     uri: str
+    daemon: str
+    """What to call its libvirt in a sentence."""
+    remedy: str
+    """What helps where its libvirt does not answer any more."""
     own_bridges: bool
     """The place makes the bridges, with the physical machine's addresses; otherwise libvirt does."""
     proxy: str | None
@@ -66,8 +71,9 @@ class Host(ABC):
 
     def greeting(self, address: IPv4Address, seconds: float) -> str:
         """What the node at an address says to somebody who comes to its SSH port; empty where it says nothing."""
-        words = shlex.split((self.proxy or "nc %h %p").replace("%h", str(address)).replace("%p", "22"))
-        return first_line(words, _HELLO, seconds)
+        tokens = {"%h": str(address), "%p": "22", "%%": "%"}
+        command = re.sub("%[hp%]", lambda token: tokens[token[0]], self.proxy or "nc %h %p")
+        return first_line(shlex.split(command), _HELLO, seconds)
 
     @abstractmethod
     def serial(self, node: PlannedNode) -> Path:

@@ -2,11 +2,14 @@
 
 import os
 import shlex
+import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from uuid import UUID
 
 from typing_extensions import override
@@ -33,6 +36,8 @@ _ROOM = "room"
 """The part of the lab's directory that the room itself writes to; the argument after that with the id."""
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
+_PEER = struct.Struct("3i")
+"""Whose socket it is (unix(7), SO_PEERCRED): process, user and group."""
 
 
 class PrivateRoom(Host):
@@ -68,7 +73,21 @@ class PrivateRoom(Host):
     @property
     def uri(self) -> str:  # type: ignore[override]
         """A pathname socket is not bound to a network namespace, so it can be used from outside."""
-        return f"qemu+unix:///system?socket={self._socket}"
+        return f"qemu+unix:///system?socket={quote(str(self._socket))}"
+
+    @property
+    def daemon(self) -> str:  # type: ignore[override]
+        """Its libvirtd, with the process id that a user can do something with."""
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._socket))
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            return f"the libvirtd of the lab '{self._directory.name}' (process {_PEER.unpack(peer)[0]})"
+        return f"the libvirtd of the lab '{self._directory.name}'"
+
+    @property
+    def remedy(self) -> str:  # type: ignore[override]
+        """The room goes with all that is in it, whatever hangs there."""
+        return f"'labctl down {self._directory.name}' takes the lab down, 'labctl up' makes it anew."
 
     @property
     def proxy(self) -> str:  # type: ignore[override]

@@ -1,12 +1,14 @@
 """libvirt: the only module that imports it. Changes nothing but the objects of one lab."""
 
 import io
+import re
 import threading
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 from uuid import UUID
 from xml.etree import ElementTree as ET
 
@@ -14,7 +16,7 @@ import libvirt
 
 from labctl.base import config
 from labctl.base.errors import LabError
-from labctl.base.wait import Deadline, until
+from labctl.base.wait import Deadline, until, within
 from labctl.plan.domain import NAMESPACE
 
 _POOL = "labctl"
@@ -31,17 +33,61 @@ _STATES = {
 }
 
 
-class Provider:
-    """The domains, networks and volumes of one instance of a lab, at one libvirt."""
+_QUESTION_SECONDS = 10
+"""For what libvirtd knows by itself."""
+_CHANGE_SECONDS = 60
+"""For a machine or a network to start, to stop, or to take a device."""
+_HOLD_SECONDS = 20
+"""For a machine to stand still, or to go on."""
+_MEMORY_SECONDS = 300
+"""For a machine's memory to be written or read."""
+_ALIVE_SECONDS = 5
+"""For a QEMU or a libvirtd that is well, however busy."""
+_STALL_SECONDS = 60
+"""For the next part of an upload to be taken."""
+_COPY_SECONDS = 600
+"""For libvirt to copy what was uploaded."""
+_GRACE_SECONDS = 5
+"""For a call to come to its end whose caller is interrupted: what it makes can be cleaned up then."""
+_PART = 2**20
+_BASE = re.compile(r"[0-9a-f]{16}\.(qcow2|vmlinuz|initrd|media)")
+"""What was uploaded of an image, and no lab's own."""
+_DAY = 86_400
+Value = TypeVar("Value")
 
-    def __init__(self, uri: str, instance: UUID) -> None:
-        config.must_reach(uri)
+
+class Place(Protocol):
+    """Where a libvirt is."""
+
+    @property
+    def uri(self) -> str:
+        """Its address."""
+
+    @property
+    def daemon(self) -> str:
+        """What to call it in a sentence."""
+
+    @property
+    def remedy(self) -> str:
+        """What helps where it does not answer any more."""
+
+
+class Provider:
+    """The domains, networks and volumes of one instance of a lab, at one libvirt.
+
+    All methods raise LabError, also where libvirt or a machine does not answer in time. libvirt's own calls wait for
+    ever then, and Python handles no signals meanwhile, so each is made in a thread that can be given up.
+    """
+
+    def __init__(self, place: Place, instance: UUID) -> None:
+        config.must_reach(place.uri)
         self.instance = instance
-        self._storage = threading.RLock()  # Nodes start in threads; a pool takes one change at a time.
+        self._place = place
+        self._storage = threading.Lock()  # Nodes start in threads; a pool takes one change at a time.
         # libvirt prints errors on its own; they are raised as well, and said once.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        with _errors(f"libvirt at '{uri}' cannot be reached"):
-            self._connection = libvirt.open(uri)
+        failure = f"libvirt at '{place.uri}' cannot be reached"
+        self._connection: Any = self._do(failure, _QUESTION_SECONDS, partial(libvirt.open, place.uri))
 
     def close(self) -> None:
         """Give the connection back."""
@@ -49,11 +95,9 @@ class Provider:
 
     def instances(self) -> dict[UUID, str]:
         """All labs that have machines or networks there, anybody's: their ids and names."""
-        with _errors("libvirt does not say what there is"):
-            objects = [*self._connection.listAllDomains(), *self._connection.listAllNetworks()]
         found = {}
-        for each in objects:
-            lab = _metadata(each)
+        for lab in self._do("libvirt does not say what there is", _QUESTION_SECONDS, lambda: [
+                _metadata(each) for each in (*self._connection.listAllDomains(), *self._connection.listAllNetworks())]):
             if lab is not None:
                 with suppress(ValueError):
                     found[UUID(lab.get("uuid"))] = lab.get("name", "")
@@ -63,7 +107,7 @@ class Provider:
         """Raise LabError if another lab there has this name, somebody else's or one that is not known any more."""
         for instance, other in self.instances().items():
             if other == name and instance != self.instance:
-                uri = self._connection.getURI()
+                uri = self._place.uri
                 raise LabError(f"The libvirt at '{uri}' has a lab called '{name}' already. No record here knows of it, "
                                "so it may be somebody else's.",
                                hint="'--name NAME' starts one under another name. If it was yours, "
@@ -71,102 +115,161 @@ class Provider:
 
     def has_kvm(self) -> bool:
         """Whether libvirt's machine offers KVM."""
-        try:
-            self._connection.getDomainCapabilities(None, "x86_64", None, "kvm")
-        except libvirt.libvirtError:
-            return False
-        return True
+        def ask() -> bool:
+            try:
+                self._connection.getDomainCapabilities(None, "x86_64", None, "kvm")
+            except libvirt.libvirtError:
+                return False
+            return True
+
+        return self._do("libvirt does not say what it offers", _QUESTION_SECONDS, ask)
 
     # ---- Networks and domains ------------------------------------------------------------------------
 
     def create_network(self, xml: str) -> None:
         """Start a transient network. Raises LabError, also where one of that name exists."""
-        with _errors("The network could not be made"):
-            self._connection.networkCreateXML(xml)
+        self._do("The network could not be made", _CHANGE_SECONDS, lambda: self._connection.networkCreateXML(xml))
 
     def create_domain(self, xml: str) -> None:
         """Start a transient domain. Raises LabError, also where one of that name exists."""
-        with _errors("The machine could not be started"):
-            self._connection.createXML(xml)
+        self._do("The machine could not be started", _CHANGE_SECONDS, lambda: self._connection.createXML(xml))
 
     def save(self, node: str, path: Path) -> None:
         """Write a node's memory to a file; the domain is gone then."""
-        with _errors(f"The machine '{node}' could not be saved"):
-            self._domain(node).saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+        self._do(f"The machine '{node}' could not be saved", _MEMORY_SECONDS,
+                 lambda: self._domain(node).saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED), node)
 
     def restore(self, path: Path, *, paused: bool = False) -> None:
         """Start a transient domain as it was saved, and let it run unless it is `paused`."""
         state = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
-        with _errors("The machine could not be restored"):
-            self._connection.restoreFlags(str(path), None, state)
+        self._do("The machine could not be restored", _MEMORY_SECONDS,
+                 lambda: self._connection.restoreFlags(str(path), None, state))
 
     def settle(self) -> None:
         """Wait until libvirt has done what a labctl that was killed had begun. Raises LabError."""
         def idle() -> bool:
-            with _errors("libvirt does not say what it is doing"):
-                for _, domain in self._domains():
-                    with _may_end():
-                        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-                            return False
+            for _, domain in self._domains():
+                with _may_end():
+                    if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                        return False
             return True
 
-        if not until(idle, Deadline(_SETTLE_SECONDS), interval=0.1):
+        if not until(lambda: self._do("libvirt does not say what it is doing", _QUESTION_SECONDS, idle),
+                     Deadline(_SETTLE_SECONDS), interval=0.1):
             raise LabError("libvirt does not get done with a machine.", hint="'labctl down' ends all of the lab.")
 
     def suspend(self) -> None:
         """Hold all nodes still, as close together as can be."""
-        with _errors("The machines could not be held still"):
-            for _, domain in list(self._domains()):
-                domain.suspend()
+        self._all("The machines could not be held still", lambda domain: domain.suspend())
 
     def resume(self) -> None:
         """Let all nodes that are held still go on, as close together as can be."""
-        with _errors("The machines could not go on"):
-            for _, domain in list(self._domains()):
-                if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
-                    domain.resume()
+        def resume(domain: Any) -> None:
+            if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                domain.resume()
+
+        self._all("The machines could not go on", resume)
 
     def attach(self, node: str, xml: str) -> None:
         """Plug a device into a node that runs."""
-        with _errors(f"A device could not be plugged into '{node}'"):
-            self._domain(node).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        self._do(f"A device could not be plugged into '{node}'", _CHANGE_SECONDS,
+                 lambda: self._domain(node).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE), node)
 
     def versions(self) -> str:
         """Of libvirt and of the emulator that it uses."""
-        with _errors("libvirt does not say which it is"):
-            return f"{self._connection.getLibVersion()} {self._connection.getVersion()}"
+        return self._do("libvirt does not say which it is", _QUESTION_SECONDS,
+                        lambda: f"{self._connection.getLibVersion()} {self._connection.getVersion()}")
 
     def states(self) -> dict[str, str]:
         """The lab's nodes that exist, with their states; one that was destroyed does not exist."""
-        found = {}
-        with _errors("libvirt does not say which machines run"):
+        def ask() -> dict[str, str]:
+            found = {}
             for node, domain in self._domains():
                 with _may_end():
                     found[node] = _STATES.get(domain.state()[0], "unknown")
-        return found
+            return found
+
+        return self._do("libvirt does not say which machines run", _QUESTION_SECONDS, ask)
+
+    def hangs(self, node: str, seconds: float = _ALIVE_SECONDS) -> bool:
+        """Whether a node's QEMU runs but says nothing for so long; for libvirt it is a machine like others then."""
+        try:
+            if self._busy(node) < seconds:  # Otherwise somebody has asked it before.
+                within(seconds, lambda: self._domain(node).blockStats(""))
+                return False
+        except TimeoutError:
+            return self._busy(node) > 0  # It may be libvirtd that does not get round to asking.
+        except (LabError, libvirt.libvirtError):
+            return False  # It is gone, or says that it cannot answer.
+        return True
+
+    def _busy(self, node: str) -> float:
+        """For how many seconds a node's QEMU has been with something that libvirt has asked it."""
+        try:
+            state, _, milliseconds = within(_ALIVE_SECONDS, lambda: self._domain(node).controlInfo())
+        except (TimeoutError, LabError, libvirt.libvirtError):
+            return 0
+        return milliseconds / 1000 if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED else 0
 
     def destroy(self, node: str) -> None:
         """Pull the plug of a node; one that does not exist is no error."""
-        with _errors(f"The machine '{node}' could not be stopped"):
+        def pull_plug() -> None:
             for name, domain in self._domains():
                 if name == node:
                     _pull_plug(domain)
 
+        self._do(f"The machine '{node}' could not be stopped", _CHANGE_SECONDS, pull_plug, node)
+
     def remove_all(self) -> list[str]:
         """Remove all that belongs to the lab; goes on past failures and returns them."""
+        def find() -> list[tuple[str, Callable[[], object]]]:
+            return [*((f"the machine '{node}'", partial(_pull_plug, domain)) for node, domain in self._domains()),
+                    *((f"the network '{name}'", network.destroy) for name, network in self._networks()),
+                    *((f"the volume '{volume.name()}'", volume.delete) for volume in self._volumes())]
+
         failures = []
-        removals = [(f"the machine '{node}'", partial(_pull_plug, domain)) for node, domain in self._domains()]
-        removals += [(f"the network '{name}'", network.destroy) for name, network in self._networks()]
-        removals += [(f"the volume '{volume.name()}'", volume.delete) for volume in self._volumes()]
-        for what, remove in removals:
+        for what, remove in self._do("libvirt does not say what it has of the lab", _QUESTION_SECONDS, find):
             try:
-                remove()
-            except libvirt.libvirtError as error:
-                failures.append(f"{what}: {error}")
+                self._do(what, _CHANGE_SECONDS, remove)
+            except LabError as error:
+                failures.append(error.message.rstrip("."))
         return failures
 
+    def _do(self, failure: str, seconds: float, work: Callable[[], Value], node: str = "") -> Value:
+        """Have libvirt do something, to a node perhaps. Raises LabError, which begins with `failure`."""
+        try:
+            return within(seconds, work, _GRACE_SECONDS)
+        except libvirt.libvirtError as error:
+            raise LabError(f"{failure}: {error}.", hint="'labctl doctor' checks libvirt and QEMU.") from None
+        except TimeoutError:
+            who = f"the QEMU of the machine '{node}'" if node and self._answers() else self._place.daemon
+            raise LabError(f"{failure}: {who} hangs; it did not answer within {seconds:.0f} s.",
+                           hint=self._place.remedy) from None
+
+    def _answers(self) -> bool:
+        """Whether libvirt itself is well, so that what hangs is one machine."""
+        try:
+            within(_ALIVE_SECONDS, self._connection.listAllDomains)
+        except (TimeoutError, libvirt.libvirtError):
+            return False
+        return True
+
+    def _all(self, failure: str, work: Callable[[Any], None]) -> None:
+        """Do something to one machine after the other; a failure does not keep it from those that follow."""
+        failures = []
+        for node, domain in self._do(failure, _QUESTION_SECONDS, lambda: list(self._domains())):
+            try:
+                self._do(failure, _HOLD_SECONDS, partial(work, domain), node)
+            except LabError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
     def _domain(self, node: str) -> Any:
-        return next(domain for name, domain in self._domains() if name == node)
+        for name, domain in self._domains():
+            if name == node:
+                return domain
+        raise LabError(f"The machine '{node}' is gone.")
 
     def _domains(self) -> Iterator[tuple[str, Any]]:
         for domain in self._connection.listAllDomains():
@@ -188,44 +291,72 @@ class Provider:
 
     def base_volume(self, name: str, source: Path) -> Path:
         """Upload a file once; later labs use the same copy. Returns its path on libvirt's machine."""
-        with self._storage, _errors(f"'{source.name}' could not be uploaded"):
+        failure = f"'{source.name}' could not be uploaded"
+        with self._storage:
             pool = self._pool()
-            for volume in pool.listAllVolumes():
-                if volume.name() == name:
-                    return Path(volume.path())
+            there = self._do(failure, _QUESTION_SECONDS, lambda: _path_in(pool, name))
+            if there:
+                return there
+            self._do(f"What is not used any more of '{_POOL}' could not be removed", _CHANGE_SECONDS,
+                     lambda: self._forget_unused(pool))
+            size = source.stat().st_size
             with source.open("rb") as file:
-                return self._upload(pool, name, file, source.stat().st_size)
+                upload = self._upload(pool, f"{self.instance}.{name}", file, size)
+            # A volume is as long as it will be from the start, so one that was cut off looks like a whole one. What
+            # labs share is a copy, which libvirt makes by itself.
+            self._do(failure, _COPY_SECONDS, lambda: pool.createXMLFrom(_volume_xml(name, size, "raw"), upload))
+            self._do(failure, _CHANGE_SECONDS, upload.delete)
+            return Path(self._do(failure, _QUESTION_SECONDS, lambda: pool.storageVolLookupByName(name).path()))
 
     def lab_volume(self, name: str, data: bytes) -> Path:
-        """Upload the lab's own file; goes with the lab."""
-        with self._storage, _errors(f"'{name}' could not be uploaded"):
-            return self._upload(self._pool(), f"{self.instance}.{name}", io.BytesIO(data), len(data))
+        """Upload the lab's own file, unless it is there; goes with the lab."""
+        name = f"{self.instance}.{name}"
+        with self._storage:
+            pool = self._pool()
+            there = self._do(f"'{name}' could not be found", _QUESTION_SECONDS, lambda: _path_in(pool, name))
+            return there or Path(self._upload(pool, name, io.BytesIO(data), len(data)).path())
 
     def overlay_volume(self, name: str, base: Path, size: int) -> Path:
-        """An empty qcow2 of `size` bytes over `base`; goes with the lab."""
-        root = _volume_xml(f"{self.instance}.{name}", size, "qcow2")
-        backing = ET.SubElement(root, "backingStore")
-        ET.SubElement(backing, "path").text = str(base)
-        ET.SubElement(backing, "format", type="qcow2")
-        with self._storage, _errors(f"The disk '{name}' could not be made"):
-            volume = self._pool().createXML(ET.tostring(root, encoding="unicode"))
-            return Path(volume.path())
+        """A qcow2 of `size` bytes over `base`, which is empty unless it is there; goes with the lab."""
+        name = f"{self.instance}.{name}"
 
-    def _upload(self, pool: Any, name: str, source: BinaryIO, size: int) -> Path:
+        def make() -> Path:
+            return _path_in(pool, name) or Path(pool.createXML(_volume_xml(name, size, "qcow2", base)).path())
+
+        with self._storage:
+            pool = self._pool()
+            return self._do(f"The disk '{name}' could not be made", _CHANGE_SECONDS, make)
+
+    def _upload(self, pool: Any, name: str, source: BinaryIO, size: int) -> Any:
+        failure = f"'{name}' could not be uploaded"
         # Raw says only that libvirt is not to look into the file; the upload is its whole content.
-        volume = pool.createXML(ET.tostring(_volume_xml(name, size, "raw"), encoding="unicode"))
-        stream = self._connection.newStream()
+        volume = self._do(failure, _CHANGE_SECONDS, lambda: pool.createXML(_volume_xml(name, size, "raw")))
         try:
-            volume.upload(stream, 0, size)
-            stream.sendAll(lambda _stream, count, _opaque: source.read(count), None)
-            stream.finish()
+            stream = self._connection.newStream()
+            self._do(failure, _CHANGE_SECONDS, lambda: volume.upload(stream, 0, size))
+            while part := source.read(_PART):
+                while part:
+                    part = part[self._do(failure, _STALL_SECONDS, partial(stream.send, part)):]
+            self._do(failure, _COPY_SECONDS, stream.finish)
         except BaseException:
-            volume.delete()
+            self._do(failure, _CHANGE_SECONDS, volume.delete)
             raise
-        return Path(volume.path())
+        return volume
+
+    def _forget_unused(self, pool: Any) -> None:
+        """Remove what was uploaded of images that no machine here has any more."""
+        volumes = {volume: ET.fromstring(volume.XMLDesc()) for volume in pool.listAllVolumes()}
+        used = {path.text for description in volumes.values() for path in description.iterfind("backingStore/path")}
+        domains = "".join(domain.XMLDesc() for domain in self._connection.listAllDomains())
+        for volume, description in volumes.items():
+            age = time.time() - float(description.findtext("target/timestamps/mtime", "inf"))
+            # A new one may be of somebody who is about to use it.
+            if _BASE.fullmatch(volume.name()) and age > _DAY and volume.path() not in used \
+                    and volume.path() not in domains:
+                volume.delete()
 
     def _pool(self) -> Any:
-        with self._storage, _errors(f"The storage pool '{_POOL}' could not be made"):
+        def find_or_make() -> Any:
             for pool in self._connection.listAllStoragePools():
                 if pool.name() == _POOL:
                     if not pool.isActive():
@@ -238,20 +369,25 @@ class Provider:
             pool.create()
             return pool
 
+        return self._do(f"The storage pool '{_POOL}' could not be made", _CHANGE_SECONDS, find_or_make)
+
     def volumes(self) -> dict[str, UUID]:
         """All volumes there that belong to one lab, anybody's: their names, and the lab's id."""
         found = {}
-        for volume in self._all_volumes():
+        for name in self._do("libvirt does not say which volumes there are", _QUESTION_SECONDS,
+                             lambda: [volume.name() for volume in self._all_volumes()]):
             with suppress(ValueError):
-                found[volume.name()] = UUID(volume.name().partition(".")[0])
+                found[name] = UUID(name.partition(".")[0])
         return found
 
     def remove_volumes(self, names: Collection[str]) -> None:
         """Remove volumes, whosever they are."""
-        with _errors("The volumes could not be removed"):
+        def remove() -> None:
             for volume in self._all_volumes():
                 if volume.name() in names:
                     volume.delete()
+
+        self._do("The volumes could not be removed", _CHANGE_SECONDS, remove)
 
     def _volumes(self) -> list[Any]:
         return [volume for volume in self._all_volumes() if volume.name().startswith(f"{self.instance}.")]
@@ -263,12 +399,21 @@ class Provider:
             return []  # A room of our own has no pool.
 
 
-def _volume_xml(name: str, size: int, format_: str) -> ET.Element:
+def _path_in(pool: Any, name: str) -> Path | None:
+    """Where a volume is, if there is one of that name."""
+    return next((Path(volume.path()) for volume in pool.listAllVolumes() if volume.name() == name), None)
+
+
+def _volume_xml(name: str, size: int, format_: str, base: Path | None = None) -> str:
     root = ET.Element("volume")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "capacity", unit="bytes").text = str(size)
     ET.SubElement(ET.SubElement(root, "target"), "format", type=format_)
-    return root
+    if base:
+        backing = ET.SubElement(root, "backingStore")
+        ET.SubElement(backing, "path").text = str(base)
+        ET.SubElement(backing, "format", type="qcow2")
+    return ET.tostring(root, encoding="unicode")
 
 
 def _metadata(described: Any) -> Any:
@@ -292,11 +437,3 @@ def _may_end() -> Iterator[None]:
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
             raise
-
-
-@contextmanager
-def _errors(message: str) -> Iterator[None]:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise LabError(f"{message}: {error}.", hint="'labctl doctor' checks libvirt and QEMU.") from None

@@ -55,8 +55,11 @@ rm /etc/passwd /etc/group
 { cat /etc/.outside/passwd && echo 'libvirt-qemu:x:0:0::/:/bin/false'; } >/etc/passwd
 { cat /etc/.outside/group && echo 'libvirt-qemu:x:0:' && if [ -n "$kvm" ]; then echo "labctl-kvm:x:$kvm:root"; fi; } >/etc/group
 
+# A request about a machine that hangs keeps a place and a worker for as long as that takes: there are enough for others.
 cat >/etc/libvirt/libvirtd.conf <<CONF
-unix_sock_dir = "$sockets"
+max_client_requests = 100
+max_workers = 100
+unix_sock_dir = """$sockets"""
 unix_sock_rw_perms = "0700"
 auth_unix_rw = "none"
 CONF
@@ -80,6 +83,15 @@ for bridge in "$@"; do
     if [ -n "${bridge#*=}" ]; then ip address add "${bridge#*=}" dev "${bridge%%=*}"; fi
     ip link set "${bridge%%=*}" up
 done
+
+# Keep the end of each console's log that has grown too large: a guest may write without end. QEMU appends to them.
+trim() {
+    find "$1" -name '*.log' -size +"$2" | while read -r log; do
+        tail -c 1M "$log" >"$log.end" && : >"$log" && cat "$log.end" >>"$log"
+        rm -f "$log.end"
+    done
+}
+while sleep 30; do trim "$room/../consoles" 64M; done 2>/dev/null &
 
 # Not exec: as process 1 libvirtd would not reap the QEMUs it has detached, and would wait 40 s for each to go.
 libvirtd -f /etc/libvirt/libvirtd.conf &

@@ -9,6 +9,7 @@ from typing import Literal
 
 from labctl.base import namespace, paths
 from labctl.base.errors import GateError, LabError
+from labctl.base.files import tail
 from labctl.base.machine import available_memory, check_tun, free_disk
 from labctl.base.progress import Progress
 from labctl.base.resources import TOPOLOGIES
@@ -135,7 +136,7 @@ def _ask(lab: Lab, asked: list[probe.Probe]) -> list[Finding]:
         Finding(each.what, "missing", f"{seen or 'nothing'}, and should be: {each.expected}")
         for each, seen in zip(asked, probe.answers(output), strict=True)]
     console = lab.host.console(node.name)
-    if console and until(lambda: probe.CONSOLE_LINE in console.read_text(errors="replace"),
+    if console and until(lambda: probe.CONSOLE_LINE.encode() in tail(console, 2**20),
                          Deadline(_CONSOLE_SECONDS * lab.patience)):
         return [*findings, Finding("console's log", "fine", "has what the node writes to its serial console")]
     return [*findings, Finding("console's log", "missing", "has nothing of what the node writes to its serial console")]

@@ -268,7 +268,7 @@ class Observer:
         """
         steps = [(node, step) for node, kind in dict.fromkeys(suspects)
                  for step in self.plan.node(node).steps if step.kind == kind]
-        applied = self.lab.applied() if len(steps) > 1 else {}
+        applied = self.lab.applied(self.lab.states()) if len(steps) > 1 else {}
         undone = [(node, step) for node, step in steps
                   if applied.get(node) is not None and step.name not in (applied[node] or ())]
         raise CheckFailed(message, [f"{node}/{step.name}" for node, step in undone or steps])

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
-from labctl.plan.plan import Plan
+from labctl.base.errors import LabError
+from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.seed import Keys
 
 
 def known_hosts(plan: Plan, keys: Keys) -> str:
     """The nodes' host keys, which labctl made itself, so that checking them stays on."""
     return "".join(f"{node.name} {keys.hosts[node.name].public.strip()}\n" for node in plan.nodes)
+
+
+def shared_connection(plan: Plan, node: PlannedNode, control: Path) -> Path:
+    """The socket of a node's shared connection, in the directory `control`."""
+    return control / str(plan.access_address(node))
 
 
 def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, proxy: str | None) -> str:
@@ -20,15 +26,19 @@ def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, prox
     `proxy` is the command that carries a connection into the room, with %h and %p; None where the nodes'
     addresses can be reached as they are.
     """
+    for path in (identity, hosts_file, control):
+        if "\n" in str(path) or "${" in str(path):
+            raise LabError(f"The path '{path}' cannot be written in a configuration of ssh.",
+                           hint="XDG_STATE_HOME and XDG_RUNTIME_DIR have a say in it.")
     lines = []
     for node in plan.nodes:
         lines += [f"Host {node.name}", f"  HostName {plan.access_address(node)}", f"  HostKeyAlias {node.name}", ""]
     lines += [
         f"Host {' '.join(node.name for node in plan.nodes)}",
         "  User root",
-        f'  IdentityFile "{identity}"',
+        f'  IdentityFile {_quoted(identity)}',
         "  IdentitiesOnly yes",
-        f'  UserKnownHostsFile "{hosts_file}"',
+        f'  UserKnownHostsFile {_quoted(hosts_file)}',
         "  GlobalKnownHostsFile /dev/null",
         "  StrictHostKeyChecking yes",
         "  PasswordAuthentication no",
@@ -39,9 +49,15 @@ def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, prox
         "  ServerAliveInterval 5",
         "  ServerAliveCountMax 6",
         "  ControlMaster auto",
-        f'  ControlPath "{control}/%h"',
+        f'  ControlPath {_quoted(control, "/%h")}',
         "  ControlPersist 10m",
     ]
     if proxy:
         lines.append(f"  ProxyCommand {proxy}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path, rest: str = "") -> str:
+    """A path as ssh_config(5) has it, where quotes and backslashes are escaped, and % begins a token."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}{rest}"'

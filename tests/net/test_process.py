@@ -1,11 +1,15 @@
 """labctl.base.process, with programs that this machine has."""
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from labctl.base.process import CommandError, first_line
+from labctl.base.each import of_each
+from labctl.base.process import CommandError, first_line, run
 
 
 def test_a_program_that_talks_on_is_ended_after_its_first_line(tmp_path: Path) -> None:
@@ -26,3 +30,45 @@ def test_a_program_that_says_nothing_has_no_first_line(script: str) -> None:
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(CommandError, match="'no-such-program' is not installed"):
         first_line(["no-such-program"], "", 1)
+
+
+def test_a_program_reads_what_it_is_told_and_prints_what_it_wants() -> None:
+    said = "ä line\n" * 100_000
+    result = run(["sh", "-c", "cat; echo done >&2"], stdin=said)
+    assert (result.stdout == said, result.stderr, result.returncode) == (True, "done\n", 0)
+    assert run(["sh", "-c", "exit 3"], stdin=said, check=False).returncode == 3
+    assert run(["printf", r"a\r\nb\377"]).stdout == "a\nb\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "exec >&- 2>&-; sleep 60", "exec yes"])
+def test_a_program_that_does_not_end_is_ended(script: str, tmp_path: Path) -> None:
+    before = time.monotonic()
+    with pytest.raises(CommandError, match=r"did not end within 0.5 s|prints more than 16 MiB"):
+        run(["sh", "-c", f"echo $$ >{tmp_path}/pid; {script}"], timeout=0.5)
+    assert time.monotonic() - before < 30
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_a_program_that_prints_without_end_is_ended() -> None:
+    with pytest.raises(CommandError, match="'yes' prints more than 16 MiB"):
+        run(["yes"], timeout=60)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda: run(["sleep", "60"], timeout=60),
+    lambda: first_line(["sleep", "60"], "", 60),
+], ids=["run", "first_line"])
+def test_a_program_that_nobody_waits_for_any_more_is_ended(ask: Callable[[], object]) -> None:
+    busy = threading.Event()
+
+    def work(node: SimpleNamespace) -> None:
+        if node.name == "b":
+            assert busy.wait(5)
+            raise KeyError("b")
+        busy.set()
+        ask()
+
+    before = time.monotonic()
+    with pytest.raises(KeyError, match="b"):
+        of_each([SimpleNamespace(name="a"), SimpleNamespace(name="b")], work, together=True)
+    assert time.monotonic() - before < 30

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from samples import keys_of, plan_of
 
+from labctl.base.errors import LabError
 from labctl.plan import access
 
 
@@ -43,6 +45,27 @@ def test_host_keys_are_checked_against_the_labs_own_file() -> None:
     assert common["IdentitiesOnly"] == "yes"
     assert common["PasswordAuthentication"] == "no"
     assert common["ControlPath"] == '"/run/s/%h"'
+
+
+def test_paths_are_written_as_ssh_reads_them() -> None:
+    """A % begins a token, and within quotes only a quote and a backslash are special."""
+    text = access.ssh_config(plan_of(), Path('/a b/5%"\\ü&#;/id'), Path("/%h/known"), Path("/%%/run"), None)
+    common = hosts(text)["lvs rs1 rs2 out client"]
+    assert common["IdentityFile"] == r'"/a b/5%%\"\\ü&#;/id"'
+    assert common["UserKnownHostsFile"] == '"/%%h/known"'
+    assert common["ControlPath"] == '"/%%%%/run/%h"'
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a${HOME}b"])
+def test_a_path_that_ssh_cannot_be_told_is_refused(path: str) -> None:
+    with pytest.raises(LabError, match="cannot be written in a configuration of ssh"):
+        access.ssh_config(plan_of(), Path("/id"), Path("/known"), Path(path), None)
+
+
+def test_the_socket_of_a_shared_connection_is_where_the_configuration_has_it() -> None:
+    plan = plan_of()
+    node = plan.nodes[0]
+    assert access.shared_connection(plan, node, Path("/run/s")) == Path(f"/run/s/{plan.access_address(node)}")
 
 
 def test_a_room_is_entered_by_a_proxy_and_other_labs_need_none() -> None:

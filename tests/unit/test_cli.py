@@ -128,6 +128,7 @@ class Nodes:
         self.steps = {node.name: {step.name for step in node.steps} for node in plan.nodes}
         self.states = {node.name: "running" for node in plan.nodes}
         self.silent: set[str] = set()
+        self.hanging: set[str] = set()
         self.done: list[str] = []
         self.boots = dict.fromkeys(self.states, 1)
         self._digest = plan.digest
@@ -163,7 +164,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE
     nodes = Nodes(plan)
     recorded(plan)
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
-    monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(states=lambda: nodes.states))
+    monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(
+        states=lambda: nodes.states, hangs=lambda node: node in nodes.hanging))
     monkeypatch.setattr(Ssh, "run", lambda _, *words, **options: nodes.run(*words, **options))
     monkeypatch.setattr(Ssh, "close", lambda _, node: nodes.done.append(f"close {node}"))
     return nodes
@@ -199,6 +201,19 @@ def test_status_of_a_lab_whose_room_is_gone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: False)
     assert set(steps_in_json("rs1").values()) == {None}
     assert "gone" in typed("status").stdout
+
+
+def test_a_node_whose_qemu_hangs_is_shown_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    nodes.hanging = {"rs1"}
+    rows = {line.split()[0]: line.rstrip() for line in typed("status").stdout.splitlines()}
+    assert " hangs " in rows["rs1"]
+    assert rows["rs1"].endswith(" ?")
+    for words in (["reboot", "rs1"], ["test"], ["checkpoint", "save", "x"]):
+        error = refused(*words)
+        assert error.message == "The node 'rs1' hangs: its QEMU does not answer libvirt."
+        assert "'labctl reset lab'" in error.hint
+    assert nodes.boots["rs1"] == 1
 
 
 def test_a_step_or_a_service_is_undone_from_its_end_and_applied_from_its_beginning(

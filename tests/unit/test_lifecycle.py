@@ -14,6 +14,7 @@ from labctl.base.progress import Silent
 from labctl.images import store
 from labctl.labs import lab, lifecycle, rewind
 from labctl.labs.ssh import Ssh
+from labctl.machines.existing_libvirt import ExistingLibvirt
 from labctl.machines.memory import checkpoint
 from labctl.machines.private_room import PrivateRoom
 from labctl.machines.provider import Provider
@@ -37,7 +38,8 @@ def test_up_tells_what_is_wrong_with_a_lab_that_is_up_and_what_mends_it(monkeypa
     made = recorded(plan)
     monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
     monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(
-        states=lambda: {node.name: "paused" if node.name == "rs1" else "running" for node in plan.nodes}))
+        states=lambda: {node.name: "paused" if node.name == "rs1" else "running" for node in plan.nodes},
+        hangs=lambda _: False))
     monkeypatch.setattr(Ssh, "run", lambda *_: pytest.fail("asks a node"))
     with pytest.raises(LabError, match=r"is up, but it does not serve: .*'rs1' .* the machine is paused") as caught:
         lifecycle.up(plan, "tcg", None, Silent())
@@ -48,7 +50,7 @@ def test_up_tells_what_is_wrong_with_a_lab_that_is_up_and_what_mends_it(monkeypa
 
 def test_up_makes_nothing_where_the_name_is_somebody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, other = plan_of(), uuid4()
-    theirs = Provider("test:///default", other)
+    theirs = Provider(ExistingLibvirt("test:///default"), other)
     theirs.create_network(network_xml(plan, other, plan.networks[0], own_bridge=False))
     image: Any = SimpleNamespace(manifest=SimpleNamespace(digest="sha"))
     monkeypatch.setattr(store, "current", lambda _: image)

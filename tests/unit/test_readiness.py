@@ -28,11 +28,12 @@ def test_emulation_and_crowds_take_longer() -> None:
 
 
 def gates(console: Path | None, states: dict[str, str], ssh: Any = None, accel: Accel = "tcg",
-          passed: list[str] | None = None, limit: float | None = None, greeting: str = "SSH-2.0-OpenSSH") -> Gates:
+          passed: list[str] | None = None, limit: float | None = None, greeting: str = "SSH-2.0-OpenSSH", *,
+          hangs: bool = False) -> Gates:
     """Gates in front of machines in these states; without an `ssh` none of them ever answers."""
     room: Any = SimpleNamespace(console=lambda _: console, greeting=lambda *_: greeting,
                                 serial=lambda _: Path("/serial"))
-    provider: Any = SimpleNamespace(states=lambda: states)
+    provider: Any = SimpleNamespace(states=lambda: states, hangs=lambda *_: hangs)
     progress: Any = SimpleNamespace(passed=lambda _, gate: passed is None or passed.append(gate))
     return Gates(plan_of(), room, provider, ssh, accel, progress, limit)
 
@@ -75,7 +76,7 @@ class Rebooting(Ssh):
     """The ssh of a node that goes down and comes back: the boot ids it tells, None while it does not answer."""
 
     def __init__(self, plan: Plan, *boots: str | None, late: float = 0, time_of_day: str | None = None) -> None:
-        super().__init__(Path("none"))
+        super().__init__(Path("none"), Path)
         self._late = late
         self._time_of_day = time_of_day
         self._digest = plan.digest
@@ -142,7 +143,7 @@ class Woken(Ssh):
     """A node that goes on after it was saved: what it says to the first question, and what it is asked by SSH."""
 
     def __init__(self, *answers: str, waits: bool = True) -> None:
-        super().__init__(Path("none"))
+        super().__init__(Path("none"), Path)
         self.answers = list(answers)
         self.asked: list[tuple[str, float]] = []
         self.scripts: list[str] = []
@@ -273,3 +274,42 @@ def test_a_console_is_shown_by_its_last_lines_without_control_sequences(tmp_path
 def test_a_console_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert gates(tmp_path / "none", {}).console_tail(plan_of().node("rs1")) == ""
     assert gates(None, {}).console_tail(plan_of().node("rs1")) == ""
+
+
+# ---- Whatever a guest says ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [
+    "x", "{}", "[]", "7", "null", '{"v1": {}}', '{"v1": []}', '{"v1": {"errors": 7}}', '{"v1": null}', "[" * 100_000])
+def test_what_cloud_init_did_not_write_is_refused(said: str) -> None:
+    plan = plan_of()
+    ssh = SimpleNamespace(
+        run=lambda _, script, __: subprocess.CompletedProcess([], 0, said if "result.json" in script else "1", ""),
+        clock_ahead=lambda *_: 0.0)
+    with pytest.raises(GateError, match=r"/run/cloud-init/result.json is not what cloud-init writes"):
+        gates(None, {"client": "running"}, ssh, "kvm").wait_for_nodes([plan.node("client")])
+
+
+def test_errors_of_any_length_become_a_message_of_some_lines() -> None:
+    plan = plan_of()
+    said = '{"v1": {"errors": ["' + "x" * 10**6 + '"]}}'
+    ssh = SimpleNamespace(run=lambda *_: subprocess.CompletedProcess([], 0, said, ""), clock_ahead=lambda *_: 0.0)
+    with pytest.raises(GateError, match="cloud-init reports: xxx") as caught:
+        gates(None, {"client": "running"}, ssh, "kvm").wait_for_nodes([plan.node("client")])
+    assert len(caught.value.message) < 1000
+
+
+def test_a_console_of_any_size_is_read_from_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    with log.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(2**40)
+        file.write(b"\nthe end\n")
+    assert gates(log, {}).console_tail(plan_of().node("rs1")) == "    the end"
+
+
+def test_a_machine_that_hangs_is_not_waited_for() -> None:
+    plan = plan_of()
+    waiting = gates(None, {"client": "running"}, Rebooting(plan, *[None] * 9), "kvm", hangs=True)
+    with pytest.raises(GateError, match="its QEMU hangs"):
+        waiting.wait_for_nodes([plan.node("client")])

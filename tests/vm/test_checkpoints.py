@@ -43,7 +43,7 @@ SECONDS_OFF = 1
 def seconds_off(labctl: Labctl, node: str) -> float:
     """How far a node's clock is from the physical machine's, at the least: what it takes to ask is in favour of it."""
     lab, _, name = node.partition("/")
-    ssh = Ssh(Path(labctl("ssh-config", lab).out.strip()))
+    ssh = Ssh(Path(labctl("ssh-config", lab).out.strip()), Path)
     earliest, latest = float("-inf"), float("inf")
     for _ in range(3):
         asked = time.time()

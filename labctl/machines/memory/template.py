@@ -39,6 +39,8 @@ _KNOWS = b"labctl: this machine has an identity"
 _MAKE_SECONDS = 40
 _START_SECONDS = 15
 _MAKING = ".making-"
+_CONSOLE_BYTES = 2**18
+"""Of the end of a console, looked through ten times a second."""
 _KEPT = 4
 """Memories in the cache; each takes 200 to 300 MB."""
 
@@ -105,7 +107,9 @@ def forget(template: Template) -> None:
 
 
 def sweep(*, dry: bool = False) -> list[Path]:
-    """Remove what a labctl that was killed left of a template, unless one is being made, or `dry`; returns what that is.
+    """Remove what a labctl that was killed left of a template, unless one is being made; `dry` only looks.
+
+    Returns what that is.
     """
     root = _root()
     found: list[Path] = []
@@ -137,7 +141,7 @@ def _make(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "
 
 def _wait_for(sign: bytes, node: str, provider: "Provider", console: Path, seconds: float) -> None:
     def said_or_gone() -> str:
-        if console.exists() and sign in console.read_bytes():
+        if console.exists() and sign in files.tail(console, _CONSOLE_BYTES):
             return "said"
         state = provider.states().get(node, "gone")
         return "" if state == "running" else state

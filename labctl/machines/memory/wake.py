@@ -5,12 +5,14 @@ processor. So a shell waits in its memory for the question. It answers one, and 
 """
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from labctl.base.errors import Unreachable
-from labctl.base.wait import Deadline
+from labctl.base.wait import Deadline, pieces
 
+_LONGEST_ANSWER = 2**20
 _WAITS = "/run/labctl-waits"
 """Has the number of the process that waits."""
 
@@ -49,7 +51,7 @@ def ask(port: Path, question: str, late: float, seconds: float) -> str:
     processor for the former and an eighth for the latter. Raises Unreachable if there is no answer within `seconds`.
     """
     end = f"={uuid4().hex}=\n".encode()
-    answer = b""
+    answer = bytearray()
     deadline = Deadline(seconds)
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -57,14 +59,21 @@ def ask(port: Path, question: str, late: float, seconds: float) -> str:
             connection.connect(str(port))
             # What is done last takes the place of the shell, and says that all is done.
             connection.sendall(f"{question}; exec {put_forward(late)} +".encode() + end)
-            while not answer.endswith(end):
-                if deadline.expired:
-                    raise TimeoutError(f"no answer within {seconds:.0f} s")
-                connection.settimeout(deadline.remaining + 0.01)
-                part = connection.recv(65536)
-                if not part:
-                    raise ConnectionError("the machine is gone")
-                answer += part
+            for piece in pieces(deadline):
+                connection.settimeout(piece + 0.01)
+                with suppress(TimeoutError):
+                    answer += _part(connection)
+                if answer.endswith(end):
+                    return answer.removesuffix(end).decode(errors="replace")
+                if len(answer) > _LONGEST_ANSWER:
+                    raise ConnectionError("it talks without end")
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
     except OSError as error:
         raise Unreachable(f"Nobody answers at '{port}': {error}.") from None
-    return answer.removesuffix(end).decode(errors="replace")
+
+
+def _part(connection: socket.socket) -> bytes:
+    part = connection.recv(65536)
+    if not part:
+        raise ConnectionError("the machine is gone")
+    return part
