@@ -288,4 +288,28 @@ def locked(name: str) -> Iterator[None]:
                 # While it is held: whoever waits for it notices that the file is another one, and tries again.
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
-        raise LabError(f"Another labctl is changing the lab '{name}'.", hint="Try again when it is done.") from None
+        doing = "A test of the lab '{}' is running." if _is_tested(name) else "Another labctl is changing the lab '{}'."
+        raise LabError(doing.format(name), hint="Try again when it is done.") from None
+
+
+@contextmanager
+def under_test(name: str) -> Iterator[None]:
+    """Test the lab called `name`, which nobody may change or test meanwhile. Raises LabError where somebody does."""
+    with locked(name), FileLock(_sign_of_a_test(name), timeout=0):
+        try:
+            yield
+        finally:
+            _sign_of_a_test(name).unlink(missing_ok=True)
+
+
+def _is_tested(name: str) -> bool:
+    try:
+        with FileLock(_sign_of_a_test(name), timeout=0):
+            _sign_of_a_test(name).unlink()
+    except Timeout:
+        return True
+    return False
+
+
+def _sign_of_a_test(name: str) -> Path:
+    return paths.labs() / f".{name}.test"

@@ -6,10 +6,15 @@ from functools import reduce
 from math import gcd
 from typing import NoReturn
 
+from labctl.base.wait import Deadline, until
 from labctl.language.services import Frontend, Ipvs, Router, Service
 from labctl.observe.observer import Observer
 from labctl.observe.web import must_be_well
-from labctl.observe.wire import Answer
+from labctl.observe.wire import Answer, Load
+
+_OPEN = 256
+"""An open connection weighs as much as so many of the past (ip_vs_dest_conn_overhead in the kernel's ip_vs.h)."""
+_MOST_REQUESTS = 200
 
 
 def frontend_of(service: Service, observer: Observer) -> Frontend:
@@ -21,6 +26,25 @@ def director_of(service: Ipvs, observer: Observer) -> str:
     """The director that holds the VIP; the first one where none or several do."""
     holders = observer.settled(frontend_of(service, observer))
     return holders[0] if len(holders) == 1 else service.directors.nodes[0]
+
+
+def settled_director(service: Ipvs, observer: Observer) -> str:
+    """The same, once it has taken back the servers that an earlier check or somebody else had stopped.
+
+    Where one of them stays away, that is for the caller to see.
+    """
+    director = director_of(service, observer)
+    if service.health:
+        until(lambda: observer.table(director, service).keys() == service.real_servers.keys(),
+              Deadline(removal_seconds(service)))
+    return director
+
+
+def removal_seconds(service: Ipvs) -> float:
+    """How long a director may take to notice that a server died, or that it is back; the script asks one by one."""
+    if service.health is None:
+        raise ValueError("nobody looks at the servers")
+    return service.health.removal_seconds * (1 if service.directors.keepalived else 2)
 
 
 def rotation(scheduler: str, table: Mapping[str, int]) -> list[str]:
@@ -43,26 +67,38 @@ def is_rotation(answers: Sequence[str], round_: Sequence[str]) -> bool:
     return any(list(answers) == endless[start:start + len(answers)] for start in range(length))
 
 
-def choices(scheduler: str, table: Mapping[str, int], count: int) -> list[str]:
-    """Who gets each of `count` connections that stay open, from none on (ip_vs_{lc,wlc,sed,nq}.c).
+def choices(scheduler: str, table: Mapping[str, int], count: int, load: Mapping[str, Load] | None = None, *,
+            stay_open: bool = True) -> list[str]:
+    """Who gets each of `count` connections that come one after the other (ip_vs_{lc,wlc,sed,nq}.c).
 
-    Of equal ones the first in the kernel's order is taken.
+    `load` is what the director counts already; the connections stay open, or each ends before the next one comes. Of
+    equal ones the first in the kernel's order is taken.
     """
-    active = dict.fromkeys(table, 0)
+    before = load or {}
+    active = {server: before.get(server, Load()).active for server in table}
+    inactive = {server: before.get(server, Load()).inactive for server in table}
     chosen = []
     for _ in range(count):
         idle = [server for server in table if not active[server]]
         if scheduler == "nq" and idle:
             best = idle[0]
-        elif scheduler == "lc":
-            best = min(table, key=lambda server: active[server])
-        elif scheduler == "wlc":
-            best = min(table, key=lambda server: active[server] / table[server])
+        elif scheduler in ("lc", "wlc"):
+            best = min(table, key=lambda server: (_OPEN * active[server] + inactive[server])
+                       / (table[server] if scheduler == "wlc" else 1))
         else:
             best = min(table, key=lambda server: (active[server] + 1) / table[server])
-        active[best] += 1
+        (active if stay_open else inactive)[best] += 1
         chosen.append(best)
     return chosen
+
+
+def until_the_next(scheduler: str, table: Mapping[str, int], load: Mapping[str, Load]) -> int:
+    """After how many connections that end at once lc or wlc has to have chosen a second server.
+
+    0 where a sensible number of them would not do.
+    """
+    chosen = choices(scheduler, table, _MOST_REQUESTS, load, stay_open=False)
+    return next((count for count, server in enumerate(chosen, start=1) if server != chosen[0]), 0)
 
 
 def director_steps(service: Ipvs, director: str, kind: str) -> list[tuple[str, str]]:
@@ -121,7 +157,7 @@ def must_be_reachable(message: str, service: Ipvs, server: str, observer: Observ
             director, f"{observer.plan.guest.facts['iptables']} -t mangle -S PREROUTING"):
         observer.blame(message, (director, "ipvs/mark"))
     if service.forward == "nat":
-        _must_find_back(message, service, server, director, observer)
+        must_find_back(message, service, server, director, observer)
         return
     answering = observer.arp_nodes(service.vip)
     thieves = [node for node in service.real_servers if node in answering]
@@ -136,7 +172,8 @@ def forwards(node: str, observer: Observer) -> bool:
     return observer.says(node, "cat /proc/sys/net/ipv4/ip_forward") == "1"
 
 
-def _must_find_back(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> None:
+def must_find_back(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> None:
+    """Fail if a NAT server's packets to the client do not leave to the director, or end there."""
     client = observer.client_node.interface_to(service.vip).address
     gateway = service.server_gateway(observer.plan.topology, server)
     if f"via {gateway} " not in observer.says(server, f"ip route get {client}"):

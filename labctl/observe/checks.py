@@ -2,14 +2,19 @@
 
 import os
 import random
-from collections.abc import Generator
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from labctl.base.errors import LabError
 from labctl.base.resources import CHECKS
-from labctl.labs.lab import Lab
+from labctl.labs.lab import Lab, under_test
+from labctl.observe.faults import Faults
 from labctl.observe.selection import matching
 from labctl.observe.verdict import Check, CheckFailed, Verdict, Watcher
 
@@ -30,8 +35,52 @@ def run(lab: Lab, watcher: Watcher, expression: str = "", seed: int | None = Non
     Raises LabError for an expression that makes no sense.
     """
     suite = _Suite(lab, expression, watcher=watcher, seed=seed)
-    suite.run()
+    faults = Faults(lab)
+    with under_test(lab.name), _interruptible(suite) as interruption:
+        try:
+            faults.mend(watcher.say)
+            suite.run()
+        except KeyboardInterrupt:
+            interruption.ignored = True
+            faults.hurry(watcher.say)
+            raise
     return suite.verdicts
+
+
+class _Interruption:
+    """Ctrl-C and its like: an exception, which may come where Python drops it, and is then raised again."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self.ignored = False
+        self.before: dict[int, Any] = {}
+        """What each signal did, and does as well: it is what knows that labctl was interrupted."""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if not self.ignored:
+            self.came = True
+            if callable(self.before[number]):
+                self.before[number](number, frame)
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if one came and was dropped."""
+        if self.came:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible(suite: "_Suite") -> Iterator[_Interruption]:
+    interruption = suite.interruption
+    for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            interruption.before[number] = signal.signal(number, interruption.receive)
+    try:
+        yield interruption
+    finally:
+        for number, handler in interruption.before.items():
+            signal.signal(number, handler)
 
 
 class _Suite:
@@ -47,6 +96,7 @@ class _Suite:
         self._list_only = list_only
         self._checks: dict[str, Check] = {}
         self._broken: list[str] = []
+        self.interruption = _Interruption()
 
     def run(self) -> list[Check]:
         """Have pytest run; returns the checks that were chosen."""
@@ -54,11 +104,11 @@ class _Suite:
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         os.environ.pop("PYTEST_ADDOPTS", None)
         code = pytest.main([
-            str(CHECKS), "-c", str(CHECKS / "pytest.ini"), "--rootdir", str(CHECKS), "-p", "no:terminal",
-            "-p", "no:cacheprovider", *(["--collect-only"] if self._list_only else []),
+            str(CHECKS), "-c", str(CHECKS / "pytest.ini"), "--rootdir", str(CHECKS),
+            *(f"-pno:{plugin}" for plugin in ("terminal", "cacheprovider", "unraisableexception", "threadexception")),
+            *(["--collect-only"] if self._list_only else []),
         ], plugins=[self])
-        if code == pytest.ExitCode.INTERRUPTED and not self._broken:
-            raise KeyboardInterrupt
+        self.interruption.check()
         if self._broken or code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             raise RuntimeError("\n".join(["The suite cannot be run.", *self._broken]))
         return list(self._checks.values())
@@ -85,6 +135,7 @@ class _Suite:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Say what is looked at."""
+        self.interruption.check()
         if self._watcher:
             self._watcher.begins(self._checks[nodeid])
 

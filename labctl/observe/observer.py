@@ -4,7 +4,6 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import NoReturn, TypeVar
 
 from testinfra.host import Host
 
+from labctl.base.each import of_each
 from labctl.base.errors import LabError
 from labctl.base.wait import Deadline, until
 from labctl.labs.lab import Lab
 from labctl.language.services import Frontend, Ipvs, Service
 from labctl.observe import hosts
+from labctl.observe.faults import Faults
 from labctl.observe.verdict import CheckFailed
-from labctl.observe.wire import Answer, Connection, Frame, connections, frames, longest_gap, mac_to_node
+from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, longest_gap, mac_to_node
 from labctl.plan.plan import PlannedNode
 from labctl.plan.steps import Step
 
@@ -31,7 +32,16 @@ REQUEST_SECONDS = 2.5
 """Time for a SYN that is lost, and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
 """Below the range that the kernel chooses from (32768 and above), and around once in eleven minutes."""
+_PROBE = "/tmp/labctl-probe"
+"""Where a probe writes, and an argument by which it is found."""
+_HELD = "/tmp/labctl-held"
+"""The processes that hold connections open."""
+_HEARD = "/tmp/labctl-heard"
 _PROGRAMS = Path(__file__).parent / "guest"
+
+
+_SERVER = re.compile(r"-> ([\d.]+):\d+\s+\w+\s+(\d+)\s+(\d+)\s+(\d+)")
+"""A real server in what `ipvsadm -Ln` prints: address, weight, active and inactive connections"""
 
 
 class Observer:
@@ -40,6 +50,7 @@ class Observer:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.plan = lab.plan
+        self.faults = Faults(lab)
         self._next_port = 0
         self._next_source = 0
 
@@ -67,13 +78,6 @@ class Observer:
         """What a command prints on a node."""
         return str(self.host(node).run(command).stdout.strip())
 
-    def do(self, node: str, command: str) -> None:
-        """Run a command that has to succeed. Raises LabError."""
-        result = self.host(node).run(command)
-        if result.rc:
-            said = (result.stderr or result.stdout).strip().splitlines()
-            raise LabError(f"'{command}' failed on '{node}': {said[-1] if said else 'it said nothing'}")
-
     # ---- Requests -----------------------------------------------------------------------------------------
 
     def sample(self, address: IPv4Address, port: int, count: int, *, host: str | None = None,
@@ -98,11 +102,9 @@ class Observer:
         return shlex.join(map(str, [self.plan.guest.facts["python"], "-S", "-E", "-c", code, *arguments]))
 
     def neighbour(self, node: str) -> str:
-        """Who asks a node at its own address: the client, or where it is on other networks, a node beside it."""
-        networks = {interface.network for interface in self.plan.node(node).interfaces}
-        askers = [self.client_node, *(other for other in self.plan.nodes if other.name != node)]
-        return next(asker.name for asker in askers
-                    if networks & {interface.network for interface in asker.interfaces})
+        """Who asks a node at its own address: a client, or where none is beside it, another node, or else itself."""
+        others = [other for other in (*self.plan.clients(), *self.plan.nodes) if other.name != node]
+        return next((other.name for other in others if share_network(self.plan.node(node), other)), node)
 
     def own_address(self, asker: str, node: str) -> IPv4Address:
         """The address of a node on a network that it shares with the asker."""
@@ -151,9 +153,15 @@ class Observer:
     def table(self, director: str, service: Ipvs) -> dict[str, int]:
         """The real servers in a director's IPVS table that take requests, in the kernel's order: node to weight."""
         names = {str(service.server_address(self.plan.topology, server)): server for server in service.real_servers}
-        output = self.host(director).run(f"ipvsadm -Ln --nosort {service.virtual}").stdout
-        rows = re.findall(r"-> ([\d.]+):\d+\s+\w+\s+(\d+)", output)
-        return {names[address]: int(weight) for address, weight in rows if address in names and int(weight)}
+        rows = _SERVER.findall(self.says(director, f"ipvsadm -Ln --nosort {service.virtual}"))
+        return {names[address]: int(weight) for address, weight, *_ in rows if address in names and int(weight)}
+
+    def load(self, director: str, service: Ipvs) -> dict[str, Load]:
+        """The connections that a director counts for each real server."""
+        names = {str(service.server_address(self.plan.topology, server)): server for server in service.real_servers}
+        rows = _SERVER.findall(self.says(director, f"ipvsadm -Ln --nosort {service.virtual}"))
+        return {names[address]: Load(int(active), int(inactive)) for address, _, active, inactive in rows
+                if address in names}
 
     def connections(self, director: str) -> list[Connection]:
         """A director's connection table."""
@@ -165,34 +173,31 @@ class Observer:
         """Further addresses of the client on the VIP's network that have not been used for some minutes."""
         interface = self.client_node.interface_to(service.vip)
         network = IPv4Network(f"{interface.address}/{interface.prefix}", strict=False)
+        services = self.plan.topology.services
         taken = {each.address for node in self.plan.nodes for each in node.interfaces} | {
             planned.host for planned in self.plan.networks} | {
-            vip for other in self.plan.topology.services.values() if isinstance(other, Ipvs) for vip in other.vips}
-        free = [address for address in network.hosts() if address not in taken]
+            address for frontend in self.plan.frontends() for address in (frontend.address, *frontend.together)} | {
+            address for other in services.values() if isinstance(other, Ipvs)
+            for address in (*other.vips, other.gateway)}
         start = max(self._next_source, int(time.time()))
-        self._next_source = start + count
-        chosen = [free[(start + position) % len(free)] for position in range(count)]
+        self._next_source = start + count + len(taken)
+        chosen = free_addresses(network, taken, start, count)
         on = "; ".join(f"ip address add {address}/32 dev {interface.name}" for address in chosen)
         off = "; ".join(f"ip address del {address}/32 dev {interface.name}" for address in chosen)
-        self.client.run(on)
-        try:
+        with self.faults.command(self.client_node.name, on, off):
             yield chosen
-        finally:
-            self.client.run(off)
 
     @contextmanager
     def holding(self, address: IPv4Address, port: int, count: int) -> Iterator[list[int]]:
         """Open connections one after the other and keep them; gives their local ports."""
         first = self._fresh_ports(count)
         ports = list(range(first, first + count))
-        opened = self.client.run(
-            "for local in %s; do sleep 60 2>/dev/null | nc -p $local %s %s >/dev/null 2>&1 & "
-            "for i in $(seq 50); do ss -Htn state established sport = :$local | grep -q . && break; sleep 0.1; done; "
-            "echo $!; done".replace("%s", " ".join(map(str, ports)), 1), str(address), str(port)).stdout.split()
-        try:
+        opening = (f"for local in {' '.join(map(str, ports))}; do "
+                   f"sleep 60 2>/dev/null | nc -p $local {address} {port} >/dev/null 2>&1 & "
+                   "for i in $(seq 50); do ss -Htn state established sport = :$local | grep -q . && break; sleep 0.1; "
+                   f"done; echo $! >>{_HELD}; done")
+        with self.faults.command(self.client_node.name, opening, f"kill $(cat {_HELD}); rm -f {_HELD}"):
             yield ports
-        finally:
-            self.client.run(f"kill {' '.join(opened)}")
 
     # ---- Frames ---------------------------------------------------------------------------------------------
 
@@ -200,48 +205,54 @@ class Observer:
     def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
         """Capture at each node's interface what matches the tcpdump expression; filled in at the end of the block."""
         seen: dict[str, list[Frame]] = {name: [] for name in points}
+        nodes = [self.plan.node(name) for name in points]
 
-        def begin(name: str) -> None:
-            self.host(name).run(
+        def begin(node: PlannedNode) -> None:
+            self.host(node.name).run(
                 "rm -f /tmp/labctl-capture*; nohup timeout 60 tcpdump -i %s -e -n -l -s 160 %s "
-                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null &", points[name], expression)
+                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null & echo $! >/tmp/labctl-capture.pid",
+                points[node.name], expression)
             ready = "for i in $(seq 100); do grep -q listening /tmp/labctl-capture.err && exit; sleep 0.2; done; exit 1"
-            if self.host(name).run(ready).rc:
-                raise LabError(f"tcpdump does not start on '{name}'.")
+            if self.host(node.name).run(ready).rc:
+                raise LabError(f"tcpdump does not start on '{node.name}'.")
 
-        def end(name: str) -> None:
-            output = self.host(name).run("pkill -INT tcpdump; sleep 0.5; cat /tmp/labctl-capture; "
-                                         "rm -f /tmp/labctl-capture*").stdout
-            seen[name] += frames(output)
+        def end(node: PlannedNode) -> str:
+            return self.says(node.name, "kill $(cat /tmp/labctl-capture.pid); sleep 0.5; cat /tmp/labctl-capture; "
+                                        "rm -f /tmp/labctl-capture*")
 
-        with ThreadPoolExecutor() as pool:
-            try:
-                list(pool.map(begin, points))
-                yield seen
-            finally:
-                list(pool.map(end, points))
+        of_each(nodes, begin)
+        yield seen
+        for name, listing in of_each(nodes, end).items():
+            seen[name] += frames(listing)
+
+    @contextmanager
+    def hearing(self, node: str, address: IPv4Address, expression: str) -> Iterator[Callable[[], str]]:
+        """Have a node listen on the segment of an address; the function tells all that came, headers and text."""
+        listen = (f"nohup timeout 300 tcpdump -i {self.plan.node(node).interface_to(address).name} -n -l -A -v "
+                  f"{shlex.quote(expression)} >{_HEARD} 2>{_HEARD}.err </dev/null & echo $! >{_HEARD}.pid; "
+                  f"for i in $(seq 100); do grep -q listening {_HEARD}.err && exit; sleep 0.2; done; exit 1")
+        with self.faults.command(node, listen, f"kill $(cat {_HEARD}.pid); rm -f {_HEARD}*"):
+            yield lambda: self.says(node, f"cat {_HEARD}")
 
     # ---- Time without service -----------------------------------------------------------------------------------
 
     @contextmanager
     def probing(self, frontend: Frontend) -> Iterator[Callable[[], list[tuple[float, bool]]]]:
         """Keep asking the address from the client; the function tells when each request began, and if it succeeded."""
-        asking = self._asker("probe", frontend.address, frontend.port, frontend.host)
-        pid = self.says(self.client_node.name, f"nohup {asking} >/tmp/labctl-probe 2>&1 </dev/null & echo $!")
+        asking = self._asker("probe", frontend.address, frontend.port, frontend.host, _PROBE)
 
         def so_far() -> list[tuple[float, bool]]:
-            lines = self.client.run("cat /tmp/labctl-probe").stdout.splitlines()
+            lines = self.client.run("cat %s", _PROBE).stdout.splitlines()
             return sorted((float(began), status == "200") for began, status in map(str.split, lines))
 
         def settled() -> bool:
             return sum(good for _, good in so_far()) >= 5
 
-        try:
+        with self.faults.command(self.client_node.name, f"nohup {asking} >{_PROBE} 2>&1 </dev/null &",
+                                 f"pkill -f {_PROBE}; rm -f {_PROBE}"):
             if not until(settled, Deadline(10 * self.lab.patience)):
                 raise CheckFailed(f"The VIP {frontend.address} did not answer before anything was broken.")
             yield so_far
-        finally:
-            self.client.run("kill %s; rm -f /tmp/labctl-probe", pid)
 
     def gap_until_it_serves(self, probes: Callable[[], list[tuple[float, bool]]]) -> float:
         """The time without service, once five requests in a row have succeeded again."""
@@ -282,3 +293,23 @@ class Observer:
 
         until(agreed, Deadline(2 * frontend.failover.crash_seconds if frontend.failover else 0), LOOK_SECONDS)
         return self.holders(frontend)
+
+
+def share_network(one: PlannedNode, other: PlannedNode) -> bool:
+    """Whether two nodes are on the same network."""
+    return bool({each.network for each in one.interfaces} & {each.network for each in other.interfaces})
+
+
+def free_addresses(network: IPv4Network, taken: Collection[IPv4Address | None], start: int,
+                   count: int) -> list[IPv4Address]:
+    """Addresses of hosts in a network that are not taken, from the one with the number `start` on, and around.
+
+    Raises LabError where there are too few.
+    """
+    hosts = network.num_addresses - 2
+    candidates = (network.network_address + 1 + (start + position) % hosts
+                  for position in range(min(hosts, count + len(taken))))
+    free = [address for address in candidates if address not in taken][:count]
+    if len(free) < count:
+        raise LabError(f"The network {network} has {len(free)} free addresses, and this check needs {count}.")
+    return free

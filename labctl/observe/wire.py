@@ -49,6 +49,14 @@ class Connection:
 
 
 @dataclass(frozen=True)
+class Load:
+    """The connections that a director counts for a real server: those that are open, and those of the past."""
+
+    active: int = 0
+    inactive: int = 0
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a request got: HTTP status 0 is no answer at all."""
 

@@ -8,13 +8,15 @@ import pytest
 from labctl.labs.lab import Lab
 from labctl.language.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
 from labctl.observe.checks import LAB
-from labctl.observe.observer import Observer, ServiceType
+from labctl.observe.observer import Observer, ServiceType, share_network
 from labctl.observe.verdict import Measure, Measured
 from labctl.plan.plan import Plan
 
 # A fixture's name to what it stands for in a plan: a test that asks for one runs once for each.
 _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
     "node": lambda plan: [node.name for node in plan.nodes],
+    "neighboured": lambda plan: [node.name for node in plan.nodes if any(
+        other != node and share_network(node, other) for other in plan.nodes)],
     "httpd_server": lambda plan: [
         (name, node) for name, service in _services(plan, Httpd) for node in service.nodes],
     "nginx_server": lambda plan: [(name, node) for name, service in _services(plan, Nginx) for node in service.nodes],

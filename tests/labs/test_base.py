@@ -30,16 +30,14 @@ def test_addresses(node: str, plan: Plan, observer: Observer) -> None:
             fail(f"On '{node}' the interface {interface.name} does not have the address {interface.address}.")
 
 
-def test_no_firewall(node: str, observer: Observer) -> None:
+def test_no_firewall(neighboured: str, observer: Observer) -> None:
     """no firewall swallows what comes in: a closed port says so"""
-    asker = observer.neighbour(node) if node != observer.client_node.name else _another(observer)
-    if not asker:
-        return
-    address = observer.own_address(asker, node)
+    asker = observer.neighbour(neighboured)
+    address = observer.own_address(asker, neighboured)
     # With bash, as nc knows other options on each guest (CentOS 7 began without -z).
     said = observer.says(asker, f"timeout 8 bash -c ': </dev/tcp/{address}/{_UNUSED_PORT}' 2>&1")
     if "refused" not in said:
-        fail(f"'{node}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
+        fail(f"'{neighboured}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
                     f"firewall: {said or 'no answer'}.")
 
 
@@ -55,13 +53,6 @@ def test_package_source(node: str, plan: Plan, observer: Observer) -> None:
 def test_packages(plan: Plan, observer: Observer) -> None:
     """a package is found there, and no network is waited for"""
     # On one machine, as this keeps a processor busy for seconds; that the others have the same source is seen above.
-    node = observer.client_node.name
+    node = next(iter([*plan.clients(), *plan.nodes])).name
     if observer.host(node).run(f"timeout 60 sh -c '{plan.guest.facts['find_package']}'").rc:
         observer.blame(f"'{node}' does not find the package 'lrzsz'.", (node, "base/packages"))
-
-
-def _another(observer: Observer) -> str:
-    networks = {interface.network for interface in observer.client_node.interfaces}
-    others = [node.name for node in observer.plan.nodes if node.name != observer.client_node.name
-              and networks & {interface.network for interface in node.interfaces}]
-    return next(iter(others), "")

@@ -2,9 +2,7 @@
 
 import re
 
-from labctl.base.progress import Silent
 from labctl.base.wait import Deadline, until
-from labctl.labs.lab import Lab
 from labctl.labs.readiness import crowd
 from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
 from labctl.language.services.vrrp import router_ids
@@ -16,6 +14,11 @@ from labctl.plan.plan import Plan
 _NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
 """Beside the election's own time: the address and its ARP announcement, and the client's next request. More where
 nodes have to share processors."""
+
+
+_FAREWELLS = {"keepalived": ("ip proto 112", "prio 0,"), "heartbeat": ("udp port 694", "t=shutdone")}
+"""A unit's messages, and what tcpdump prints of the one by which a holder leaves (RFC 3768, 5.3.4; heartbeat's
+hb_api.h). Heard or not, whatever a busy machine makes of the time."""
 
 
 def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
@@ -39,13 +42,17 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.stop_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
-    try:
-        with observer.probing(frontend) as probes:
-            observer.do(holder, f"systemctl stop {failover.unit}")
-            taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-            gap = observer.gap_until_it_serves(probes)
-    finally:
-        observer.do(holder, f"systemctl start {failover.unit}")
+    other = next(node for node in frontend.holders if node != holder)
+    messages, farewell = _FAREWELLS[failover.unit]
+    address = plan.node(holder).interface_to(frontend.address).address
+    messages = f"{messages} and src host {address}"
+    with (observer.hearing(other, frontend.address, messages) as heard, observer.probing(frontend) as probes,
+          observer.faults.stop(holder, failover.unit)):
+        taker = _somebody_else_takes_over(frontend, failover, holder, observer)
+        gap = observer.gap_until_it_serves(probes)
+        if farewell not in heard():
+            observer.blame(f"'{holder}' was stopped and did not tell '{other}', which then waits as after a crash.",
+                           *_steps(holder, failover))
     measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After a clean stop of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
@@ -53,20 +60,14 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 
-def test_crash(floating: str, plan: Plan, lab: Lab, observer: Observer, measure: Measure) -> None:
+def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) -> None:
     """a holder that crashes is replaced in the election's time"""
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.crash_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
-    try:
-        with observer.probing(frontend) as probes:
-            lab.crash(plan.node(holder))
-            taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-            gap = observer.gap_until_it_serves(probes)
-    finally:
-        if lab.states()[holder] != "running":
-            lab.start(plan.node(holder))
-        lab.gates(Silent()).wait_for_nodes([plan.node(holder)])
+    with observer.faults.crash(holder), observer.probing(frontend) as probes:
+        taker = _somebody_else_takes_over(frontend, failover, holder, observer)
+        gap = observer.gap_until_it_serves(probes)
     measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After the crash of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",
@@ -81,14 +82,11 @@ def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
     other = next(node for node in frontend.holders if node != holder)
     rule = f"INPUT {failover.messages} -j DROP"
     iptables = plan.guest.facts["iptables"]
-    try:
-        observer.do(other, f"{iptables} -I {rule}")
+    with observer.faults.command(other, f"{iptables} -I {rule}", f"{iptables} -D {rule}"):
         if not until(lambda: observer.holders(frontend) == list(frontend.holders),
                      Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
             observer.blame(f"'{other}' does not take {frontend.address} although it hears nobody.",
                            *_steps(other, failover))
-    finally:
-        observer.host(other).run(f"{iptables} -D {rule}")
     if not until(lambda: len(observer.holders(frontend)) == 1,
                  Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
         observer.blame(f"The partition is over, and {frontend.address} is still at "
@@ -145,15 +143,12 @@ def test_program_dies(watched: str, plan: Plan, observer: Observer) -> None:
     frontend, failover = _frontend(watched, plan)
     holder = _one_holder(frontend, failover, observer)
     units = units_of(holder, service.port, observer)
-    try:
-        observer.do(holder, f"systemctl stop {units}")
+    with observer.faults.stop(holder, units):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         statuses = [answer.status for answer in observer.sample(frontend.address, frontend.port, 4, host=frontend.host)]
         if statuses != [200] * 4:
             observer.blame(f"'{taker}' has the address, and requests get the HTTP statuses {statuses}.",
                            *_steps(taker, failover))
-    finally:
-        observer.do(holder, f"systemctl start {units}")
     _ends_up_where_it_should(frontend, failover, taker, observer)
 
 

@@ -38,13 +38,10 @@ def test_dead_backend(proxy: tuple[str, str], observer: Observer) -> None:
     def servers() -> list[str]:
         return [answer.server for answer in ask(node, service.port, observer, 2 * len(service.servers))]
 
-    try:
-        observer.do(dead, f"systemctl stop {units}")
+    with observer.faults.stop(dead, units):
         got = servers()
         if not set(got) <= set(others):
             observer.blame(f"With '{dead}' dead every request should be answered by {others}; the answers came from "
                            f"{got}.", (node, "haproxy/haproxy"))
-    finally:
-        observer.do(dead, f"systemctl start {units}")
     if not until(lambda: dead in servers(), Deadline(2 * CHECK_SECONDS * CHECK_FAILURES * observer.lab.patience)):
         observer.blame(f"'{node}' does not use '{dead}' again.", (node, "haproxy/haproxy"))

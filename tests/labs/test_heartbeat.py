@@ -56,15 +56,11 @@ def test_silent_web_server(watched_by_heartbeat: str, observer: Observer, measur
     allowed = service.watch_seconds + MOVE_SECONDS * observer.lab.patience
     _both_serve(service, observer)
     units = units_of(node, service.port, observer)
-    try:
-        with observer.probing(frontend) as probes:
-            observer.do(node, f"systemctl stop {units}")
-            if not until(lambda: observer.holds_alone(peer, frontend), Deadline(allowed + 10), LOOK_SECONDS):
-                observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
-                               (node, "heartbeat/watch"))
-            gap = observer.gap_until_it_serves(probes)
-    finally:
-        observer.do(node, f"systemctl start {units}")
+    with observer.probing(frontend) as probes, observer.faults.stop(node, units):
+        if not until(lambda: observer.holds_alone(peer, frontend), Deadline(allowed + 10), LOOK_SECONDS):
+            observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
+                           (node, "heartbeat/watch"))
+        gap = observer.gap_until_it_serves(probes)
     measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After the web server on '{node}' stopped nobody served for {gap:.1f} s; {allowed:.1f} s are "

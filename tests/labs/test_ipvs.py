@@ -1,5 +1,6 @@
 """IPVS: who answers, in which order, on which path, and what is done about a dead server."""
 
+import shlex
 from ipaddress import IPv4Address
 
 from labctl.base.wait import Deadline, until
@@ -9,10 +10,12 @@ from labctl.observe.balancing import (
     blame_server,
     director_of,
     director_steps,
-    forwards,
     frontend_of,
     is_rotation,
+    must_find_back,
+    removal_seconds,
     rotation,
+    settled_director,
 )
 from labctl.observe.observer import Observer
 from labctl.observe.web import units_of
@@ -20,6 +23,10 @@ from labctl.observe.wire import Frame, mac_to_node
 from labctl.plan.plan import Plan
 
 _ROUNDS = 3
+_OWN_PORT = 5001
+"""Nobody listens there: what is opened to it is seen all the same."""
+_TALKER = "/tmp/labctl-talker"
+"""The process that answers with junk."""
 _JUNK = "while :; do echo junk | nc -l -p {port} -q 0 || echo junk | nc -l {port}; done"
 
 
@@ -43,7 +50,7 @@ def test_spread(rotating: str, observer: Observer) -> None:
     """requests are spread exactly as the scheduler says"""
     service = observer.service(rotating, Ipvs)
     frontend = frontend_of(service, observer)
-    director = director_of(service, observer)
+    director = settled_director(service, observer)
     table = observer.table(director, service)
     count = _ROUNDS * len(rotation(service.scheduler, service.real_servers))
     answers = observer.sample(service.vip, service.port, count, host=frontend.host)
@@ -61,7 +68,7 @@ def test_packet_path(path: str, observer: Observer) -> None:
     """requests and replies take the way that the forwarding mode stands for"""
     service = observer.service(path, Ipvs)
     frontend = frontend_of(service, observer)
-    director = director_of(service, observer)
+    director = settled_director(service, observer)
     topology = observer.plan.topology
     points = {observer.client_node.name: observer.client_node.interface_to(service.vip).name,
               director: observer.plan.node(director).interface_to(service.vip).name}
@@ -173,33 +180,30 @@ def test_own_connections(snat: str, observer: Observer) -> None:
     client = observer.client_node
     interface = client.interface_to(service.vip)
     expected = observer.plan.node(director).interface_to(service.vip).address
-    with observer.capture({client.name: interface.name}, "tcp port 5001") as frames:
-        for server in service.real_servers:
-            observer.host(server).run(f"timeout 8 bash -c ': </dev/tcp/{interface.address}/5001'")
-    sources = {frame.source for frame in frames[client.name] if frame.target_port == 5001}
-    if sources != {expected}:
-        observer.blame(f"Connections that the real servers open should reach '{client.name}' from {expected}; "
-                       f"they came from {', '.join(map(str, sources)) or 'nowhere'}.",
-                       (director, "ipvs/snat" if forwards(director, observer) else "ipvs/forward"))
+    ports = {server: _OWN_PORT + position for position, server in enumerate(service.real_servers)}
+    with observer.capture({client.name: interface.name}, f"tcp portrange {_OWN_PORT}-{max(ports.values())}") as frames:
+        for server, port in ports.items():
+            observer.host(server).run(f"timeout 8 bash -c ': </dev/tcp/{interface.address}/{port}'")
+    for server, port in ports.items():
+        sources = {frame.source for frame in frames[client.name] if frame.target_port == port}
+        if sources != {expected}:
+            message = (f"Connections that '{server}' opens should reach '{client.name}' from {expected}; "
+                       f"they came from {', '.join(map(str, sources)) or 'nowhere'}.")
+            must_find_back(message, service, server, director, observer)
+            observer.blame(message, (director, "ipvs/snat"))
 
 
 def test_dead_server(checked: str, observer: Observer) -> None:
     """a server that dies leaves the table in time, and comes back when it is well"""
     service = observer.service(checked, Ipvs)
     frontend = frontend_of(service, observer)
-    assert service.health
-    director = director_of(service, observer)
+    director = settled_director(service, observer)
     server = next(iter(service.real_servers))
     units = units_of(server, service.server_port, observer)
-    # The script asks one server after the other.
-    bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
-    # Another service's check may have stopped the same server just before.
-    if not until(lambda: server in observer.table(director, service), Deadline(bound)):
-        blame_server(f"'{server}' is not in the table of '{director}' to begin with.", service, server, observer,
-                     asked=False)
+    bound = removal_seconds(service)
+    _must_be_in_table(server, service, director, observer)
     suspect, = director_steps(service, director, "healthcheck")
-    try:
-        observer.do(server, f"systemctl stop {units}")
+    with observer.faults.stop(server, units):
         if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
             observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after it stopped serving.",
                            suspect)
@@ -210,40 +214,39 @@ def test_dead_server(checked: str, observer: Observer) -> None:
                            f"{[answer.server for answer in answers]}.", suspect)
         if service.health.type == "http":
             _junk_is_no_answer(service, server, director, suspect, observer)
-    finally:
-        observer.do(server, f"systemctl start {units}")
     if not until(lambda: server in observer.table(director, service), Deadline(bound)):
         observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after it serves again.", suspect)
 
 
+def _must_be_in_table(server: str, service: Ipvs, director: str, observer: Observer) -> None:
+    if server not in observer.table(director, service):
+        blame_server(f"'{server}' is not in the table of '{director}' to begin with.", service, server, observer,
+                     asked=False)
+
+
 def _junk_is_no_answer(service: Ipvs, server: str, director: str, suspect: tuple[str, str], observer: Observer) -> None:
     assert service.health
-    talker = observer.host(server).run("nohup sh -c %s >/dev/null 2>&1 </dev/null & echo $!",
-                                       _JUNK.format(port=service.server_port)).stdout.strip()
-    try:
+    talking = shlex.quote(_JUNK.format(port=service.server_port))
+    with observer.faults.command(server, f"nohup sh -c {talking} >/dev/null 2>&1 </dev/null & echo $! >{_TALKER}",
+                                 f"kill $(cat {_TALKER}); pkill -x nc; rm -f {_TALKER}"):
         until(lambda: server in observer.table(director, service), Deadline(2.5 * service.health.interval))
         if server in observer.table(director, service):
             observer.blame(f"'{director}' takes '{server}' back although its port answers with junk.", suspect)
-    finally:
-        observer.host(server).run("kill %s; pkill -x nc", talker)
 
 
 def test_refused_page(page_checked: str, plan: Plan, observer: Observer) -> None:
     """a server whose port is open but whose page is not served leaves the table as well"""
     service = observer.service(page_checked, Ipvs)
-    assert service.health
-    director = director_of(service, observer)
+    director = settled_director(service, observer)
     server = list(service.real_servers)[-1]
+    _must_be_in_table(server, service, director, observer)
     page = f"{plan.guest.facts['docroot']}/index.html"
-    bound = service.health.removal_seconds * (1 if service.directors.keepalived else 2)
+    bound = removal_seconds(service)
     suspect, = director_steps(service, director, "healthcheck")
-    try:
-        observer.do(server, f"chmod 000 {page}")
+    with observer.faults.command(server, f"chmod 000 {page}", f"chmod 644 {page}"):
         if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
             observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after its page is refused.",
                            suspect)
-    finally:
-        observer.says(server, f"chmod 644 {page}")
     if not until(lambda: server in observer.table(director, service), Deadline(bound)):
         observer.blame(f"'{director}' does not use '{server}' again {bound:.0f} s after its page is back.", suspect)
 
@@ -251,20 +254,22 @@ def test_refused_page(page_checked: str, plan: Plan, observer: Observer) -> None
 def test_log(script_checked: str, observer: Observer) -> None:
     """the script that checks the servers logs who goes and who comes back"""
     service = observer.service(script_checked, Ipvs)
-    assert service.health
-    director = director_of(service, observer)
+    director = settled_director(service, observer)
     server = next(iter(service.real_servers))
     address = service.server_address(observer.plan.topology, server)
     units = units_of(server, service.server_port, observer)
-    bound = 2 * service.health.removal_seconds
+    bound = removal_seconds(service)
 
     def logged(what: str) -> int:
         return observer.says(director, "cat /var/log/ipvsmonitor.log").count(f"{address} is {what}.")
 
-    for action, what in (("stop", "gone"), ("start", "back")):
-        before = logged(what)
-        observer.do(server, f"systemctl {action} {units}")
-        if not until(lambda what=what, before=before: logged(what) > before, Deadline(bound)):  # type: ignore[misc]
-            observer.host(server).run(f"systemctl start {units}")
+    def must_be_logged(what: str, before: int) -> None:
+        if not until(lambda: logged(what) > before, Deadline(bound)):
             observer.blame(f"Nothing in /var/log/ipvsmonitor.log says that {address} is {what}.",
                            (director, "ipvs/healthcheck"))
+
+    before = logged("gone")
+    with observer.faults.stop(server, units):
+        must_be_logged("gone", before)
+        before = logged("back")
+    must_be_logged("back", before)

@@ -5,7 +5,7 @@
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Ipvs, NginxVhosts
 from labctl.language.services.nginx_vhosts import FAIL_SECONDS, PORT
-from labctl.observe.balancing import director_of, director_steps, frontend_of
+from labctl.observe.balancing import director_steps, frontend_of, removal_seconds, settled_director
 from labctl.observe.observer import Observer
 from labctl.observe.web import ask, must_be_well, port_of, units_of
 from labctl.observe.wire import told
@@ -42,15 +42,12 @@ def test_vhost_dead_server(shared_vhost: tuple[str, str], observer: Observer) ->
     units = units_of(dead, port_of(dead, observer), observer)
     for proxy in service.nodes:
         _all_serve(service, proxy, site, observer)
-    try:
-        observer.do(dead, f"systemctl stop {units}")
+    with observer.faults.stop(dead, units):
         for proxy in service.nodes:
             answers = ask(proxy, PORT, observer, _REQUESTS, site)
             if {(answer.status, *answer.names) for answer in answers} != {(200, proxy, other) for other in others}:
                 observer.blame(f"With '{dead}' dead, requests for '{site}' at '{proxy}' should be answered by "
                                f"{others}; they got {told(answers)}.", (proxy, "nginx-vhosts/vhosts"))
-    finally:
-        observer.do(dead, f"systemctl start {units}")
     for proxy in service.nodes:
         if not until(lambda: dead in {answer.names[-1] for answer in ask(proxy, PORT, observer, _REQUESTS, site)},  # noqa: B023
                      Deadline(2 * FAIL_SECONDS * observer.lab.patience)):
@@ -61,19 +58,15 @@ def test_dead_proxy(proxied: str, observer: Observer) -> None:
     """a proxy whose nginx stops leaves the table in time; from then on no request fails"""
     service = observer.service(proxied, Ipvs)
     frontend = frontend_of(service, observer)
-    assert service.health
-    bound = service.health.removal_seconds
-    director = director_of(service, observer)
+    bound = removal_seconds(service)
+    director = settled_director(service, observer)
     dead, *others = service.real_servers
-    try:
-        observer.do(dead, "systemctl stop nginx")
+    with observer.faults.stop(dead, "nginx"):
         gone = until(lambda: dead not in observer.table(director, service), Deadline(bound))
         answers = observer.sample(service.vip, service.port, _REQUESTS, host=frontend.host)
         if not gone or {(answer.status, answer.server) for answer in answers} != {(200, other) for other in others}:
             observer.blame(f"{bound:.0f} s after nginx stopped on '{dead}' all requests should be answered through "
                            f"{others}; they got {told(answers)}.", *director_steps(service, director, "healthcheck"))
-    finally:
-        observer.do(dead, "systemctl start nginx")
     if not until(lambda: dead in observer.table(director, service),
                  Deadline(bound * observer.lab.patience)):
         observer.blame(f"'{director}' does not use '{dead}' again.", *director_steps(service, director, "healthcheck"))

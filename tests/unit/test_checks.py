@@ -1,6 +1,8 @@
 """labctl.observe.checks: pytest runs a suite, and each check comes to a verdict."""
 
 import shutil
+import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -10,6 +12,7 @@ from samples import KEEPALIVED, NAT, plan_of
 
 from labctl.base import resources
 from labctl.base.errors import LabError, Unreachable
+from labctl.labs.lab import locked, under_test
 from labctl.observe import checks
 from labctl.observe.verdict import Check, CheckFailed, Measured, Verdict
 
@@ -79,14 +82,16 @@ class Noted:
 
 
 def lab_of(text: str) -> "Lab":
-    return cast("Lab", SimpleNamespace(plan=plan_of(text)))
+    return cast("Lab", SimpleNamespace(plan=plan_of(text), name="mine", directory=Path("labs", "mine")))
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A suite of checks that end in all ways."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # What sets it, here takes it back.
+    (tmp_path / "labs" / "mine").mkdir(parents=True)
     (tmp_path / "test_of_this_suite.py").write_text(SUITE)
+    monkeypatch.delitem(sys.modules, "test_of_this_suite", raising=False)  # It was another test's.
     shutil.copy(resources.CHECKS / "pytest.ini", tmp_path)
     monkeypatch.setattr(checks, "CHECKS", tmp_path)
     return tmp_path
@@ -130,6 +135,46 @@ def test_a_seed_stands_for_an_order() -> None:
     assert sorted(order(1)) == sorted(order(2))
 
 
+INTERRUPTED = '''
+import os
+import signal
+
+def test_first():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass  # As Python does in __del__.
+
+def test_second():
+    raise AssertionError("This is not to run any more.")
+'''
+
+
+def test_an_interruption_that_python_drops_ends_the_run(suite: Path) -> None:
+    (suite / "test_of_this_suite.py").write_text(INTERRUPTED)
+    watcher = Noted()
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: told.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            checks.run(lab_of(NAT), watcher)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [check.id for check in watcher.begun] == ["first"]
+    assert told == [signal.SIGINT], "whoever handled the signal before does so as well"
+
+
+@pytest.mark.usefixtures("suite")
+def test_a_lab_is_tested_by_one_at_a_time_and_not_changed_meanwhile() -> None:
+    with under_test("mine"):
+        with pytest.raises(LabError, match="A test of the lab 'mine' is running"):
+            checks.run(lab_of(NAT), Noted())
+        with pytest.raises(LabError, match="A test of the lab 'mine' is running"), locked("mine"):
+            pass
+    with locked("mine"), pytest.raises(LabError, match="Another labctl is changing the lab 'mine'"):
+        checks.run(lab_of(NAT), Noted())
+
+
 def test_a_suite_that_cannot_be_read_is_a_bug(suite: Path) -> None:
     (suite / "test_torn.py").write_text("def")
     with pytest.raises(RuntimeError, match="invalid syntax"):
@@ -143,6 +188,14 @@ def test_the_real_suite_has_titles_for_people_and_ids_that_differ(monkeypatch: p
     assert [check for check in found if "test_" in check.title] == []
     assert {"web/spread", "web/crash", "packages"} <= {check.id for check in found}
     assert [check.id for check in checks.choose(lab_of(KEEPALIVED), "exactly as the scheduler")] == ["web/spread"]
+
+
+def test_a_machine_by_itself_has_no_check_that_needs_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    alone = "\n".join(["title: One", "networks:", "  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }", "nodes:",
+                       "  web: { lan: 10.10.10.11 }"])
+    assert "web/no_firewall" not in {check.id for check in checks.choose(lab_of(alone))}
+    assert "web/no_firewall" in {check.id for check in checks.choose(lab_of(alone + "\n  db: { lan: 10.10.10.12 }"))}
 
 
 @pytest.mark.parametrize(("problem", "outcome", "message", "suspects"), [

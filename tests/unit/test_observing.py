@@ -1,6 +1,7 @@
 """labctl.observe: what is made of what is seen, as far as no lab is needed for it."""
 
 from ipaddress import IPv4Address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -9,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import HAPROXY, NAT, plan_of
 
-from labctl.observe.balancing import choices, is_rotation, rotation
+from labctl.observe.balancing import choices, is_rotation, rotation, until_the_next
 from labctl.observe.observer import Observer
 from labctl.observe.web import must_be_well
-from labctl.observe.wire import Answer, Connection, Frame, connections, frames, longest_gap, mac_to_node, told
+from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, longest_gap, mac_to_node, told
 
 if TYPE_CHECKING:
     from labctl.labs.lab import Lab
@@ -83,6 +84,41 @@ def test_a_full_round_of_open_connections_is_by_weight(scheduler: str, table: di
 def test_least_connections_are_equal_connections(table: dict[str, int], rounds: int) -> None:
     chosen = choices("lc", table, rounds * len(table))
     assert {chosen.count(server) for server in table} == {rounds}
+
+
+def test_connections_of_the_past_count_for_lc_and_wlc_alone() -> None:
+    table, load = {"A": 2, "B": 1}, {"A": Load(0, 0), "B": Load(0, 4)}
+    assert choices("wlc", table, 9, load, stay_open=False) == list("AAAAAAAAA")
+    assert choices("wlc", table, 10, load, stay_open=False)[-1] == "B"
+    assert choices("lc", table, 6, load, stay_open=False) == list("AAAAAB")
+    assert choices("sed", table, 3, load, stay_open=False) == list("AAA")
+    assert choices("nq", table, 3, load, stay_open=False) == list("AAA")
+    assert choices("wlc", table, 3, load) == list("ABA")
+
+
+def test_connections_that_are_open_already_count_for_all() -> None:
+    table, load = {"A": 1, "B": 1}, {"A": Load(1, 0)}
+    assert [choices(scheduler, table, 2, load)[0] for scheduler in ("lc", "wlc", "sed", "nq")] == list("BBBB")
+
+
+@pytest.mark.parametrize(("load", "count"), [
+    ({}, 2),
+    ({"A": Load(0, 0), "B": Load(0, 4)}, 10),
+    ({"A": Load(0, 8), "B": Load(0, 0)}, 5),
+    ({"A": Load(0, 0), "B": Load(1, 0)}, 0),
+])
+def test_after_so_many_requests_a_second_server_has_its_turn(load: dict[str, Load], count: int) -> None:
+    assert until_the_next("wlc", {"A": 2, "B": 1}, load) == count
+
+
+@given(tables, st.sampled_from(["lc", "wlc"]), st.lists(st.integers(0, 30), min_size=5, max_size=5))
+def test_whatever_happened_before_the_second_server_is_due_then_and_not_before(
+        table: dict[str, int], scheduler: str, past: list[int]) -> None:
+    load = {server: Load(0, count) for server, count in zip("ABCDE", past, strict=True)}
+    due = until_the_next(scheduler, table, load)
+    chosen = choices(scheduler, table, max(due, 1), load, stay_open=False)
+    assert len(set(chosen[:-1])) <= 1
+    assert (len(set(chosen)) == 2) == bool(due)
 
 
 # ---- Frames -------------------------------------------------------------------------------------------
@@ -196,7 +232,7 @@ class Scripted(Observer):
     """Observes nothing: gets this answer to each request, and hears this from each node."""
 
     def __init__(self, text: str, answer: Answer, says: str = "active") -> None:
-        super().__init__(cast("Lab", SimpleNamespace(plan=plan_of(text))))
+        super().__init__(cast("Lab", SimpleNamespace(plan=plan_of(text), directory=Path())))
         self.answer = answer
         self.heard = says
 
@@ -211,6 +247,23 @@ class Scripted(Observer):
     def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
         """See Observer."""
         raise AssertionError(message, [kind for _, kind in suspects])
+
+
+ONE = """\
+title: A machine by itself
+networks:
+  lan: { subnet: 10.10.10.0/24, host: 10.10.10.1 }
+nodes:
+  web: { lan: 10.10.10.11 }
+"""
+
+
+def test_a_node_is_asked_by_a_client_or_another_one_or_by_itself() -> None:
+    assert Scripted(ONE, Answer(0, "")).neighbour("web") == "web"
+    two = ONE + "  db: { lan: 10.10.10.12 }\n"
+    assert Scripted(two, Answer(0, "")).neighbour("web") == "db"
+    assert Scripted(two + "  client: { lan: 10.10.10.13 }\n", Answer(0, "")).neighbour("web") == "client"
+    assert Scripted(two + "  client: { lan: 10.10.10.13 }\n", Answer(0, "")).neighbour("client") == "web"
 
 
 TWO_PORTS = NAT + "  apache-2: { type: httpd, nodes: [rs1], port: 8080 }\n"

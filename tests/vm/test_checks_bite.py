@@ -30,6 +30,8 @@ OTHERS = {"rr": "wrr", "wrr": "rr", "lc": "wlc", "wlc": "lc", "sed": "wlc", "nq"
 """For each algorithm another one, which is mistaken for it most easily."""
 
 
+DROP_IN = "/etc/systemd/system/keepalived.service.d"
+
 SABOTAGE = {
     # The servers' replies bear the wrong address.
     "masquerading instead of direct routing": Sabotage(
@@ -52,6 +54,13 @@ SABOTAGE = {
         "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "crash", "lvs-s/keepalived"),
     "a backup that hears nobody, but does not care": Sabotage(
         "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "partition", "lvs-s/keepalived"),
+    "a holder that leaves without a word": Sabotage(
+        "lvs-dr-keepalived", "lvs-m",
+        f"mkdir -p {DROP_IN}; printf '[Service]\nKillSignal=SIGKILL\n' >{DROP_IN}/mute.conf; systemctl daemon-reload",
+        "clean_stop", "lvs-m/keepalived", f"rm -r {DROP_IN}; systemctl daemon-reload"),
+    "a server that reaches nobody": Sabotage(
+        "lvs-nat", "rs2", "iptables -A OUTPUT -p tcp --dport 5001:5009 -j DROP", "own_connections",
+        mend="iptables -F OUTPUT"),
     "advertisements that only one hears": Sabotage(
         "lvs-dr-keepalived", "lvs-m",
         "sed -i 's/advert_int 1/&\\n    unicast_src_ip 10.10.10.11\\n    unicast_peer {\\n 10.10.10.14\\n }/' "
@@ -95,7 +104,7 @@ SABOTAGE = {
 def test_sabotage_is_noticed(lab: str, sabotage: Sabotage, labs: Labctl, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     node = f"{lab}/{sabotage.node}"
-    measures = sabotage.check in ("crash", "partition", "program_dies", "advertisements")
+    measures = sabotage.check in ("crash", "clean_stop", "partition", "program_dies", "advertisements")
     try:
         labs("exec", node, "sh", "-c", sabotage.do)
         labs("test", lab, "-k", sabotage.check, "--junit", str(report), code=1,

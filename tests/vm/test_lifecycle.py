@@ -117,7 +117,10 @@ def test_a_check_that_cannot_be_made_is_not_a_failed_one(shared: Labctl) -> None
     shared("exec", "lvs-dr/client", "systemctl", "stop", "ssh")
     subprocess.run(["ssh", "-F", config, "-O", "exit", "client"], capture_output=True, timeout=60, check=False)
     try:
-        assert "could not check" in shared("test", "lvs-dr", "-k", "spread", code=2).out
+        said = shared("test", "lvs-dr", "-k", "spread", code=2).out
+        assert "could not check" in said
+        assert "The node 'client' " in said
+        assert "CommandResult" not in said
     finally:
         shared("reset", "lvs-dr/client")
 
