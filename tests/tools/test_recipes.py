@@ -1,5 +1,6 @@
 """The recipes that customise a distributor's system, read by the shells and by shellcheck, and run dry."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,19 @@ def test_an_installation_disc_comes_before_the_mirror(tmp_path: Path) -> None:
     said = dry(IMAGES / "centos-7.sh", "sh", tmp_path, "ISO=/dev/disc").stdout
     assert "    mount -o ro /dev/disc /run/labctl/iso\n" in said
     assert said.index("baseurl=file:///run/labctl/iso\n") < said.index("baseurl=http://mirror.example/7.9.2009/os/")
+
+
+def test_what_builds_heartbeat_has_what_its_packages_need() -> None:
+    """Where these were built from their sources, with CentOS's packages, it stopped without either."""
+    recipe = (IMAGES / "centos-7.sh").read_text()
+    (tools,) = re.findall(r'^tools="(.*?)"', recipe, re.MULTILINE | re.DOTALL)
+    (spec,) = re.findall(r"SPECS/heartbeat\.spec\" <<'SPEC'\n(.*?)^SPEC$", recipe, re.MULTILINE | re.DOTALL)
+    assert "%{_unitdir}" in spec
+    assert "systemd" in tools.split()
+    assert "xsltproc" not in tools
+    makes = re.findall(r"^make\b.*$", spec, re.MULTILINE)
+    assert len(makes) == 2
+    assert all("man_MANS=" in command.split() for command in makes)
 
 
 @pytest.mark.parametrize("line", ["rm -f nothing", "echo >/etc/labctl-was-here"])

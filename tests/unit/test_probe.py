@@ -128,6 +128,7 @@ def test_when_all_holds_it_says_so(node: Callable[..., list[str]]) -> None:
     assert len(lines) == len(asked("debian-12")) + 1
     assert all(line.startswith("✓ ") for line in lines)
     assert "✓ unit apache2: disabled ActiveState=inactive" in lines
+    assert "✓ host name: Node1" in lines, "only a capital shows whether the guest keeps it"
     assert f"{len(lines)} of {len(lines)} assumptions hold for the image of 'debian-12'." in result.stderr
     assert history == ["up", "down doctor"]
 

@@ -93,6 +93,14 @@ def test_each_virtual_server_of_keepalived_has_a_port_or_a_mark(text: str, line:
         assert re.fullmatch(r"fwmark \d+|[0-9.]+ \d+", virtual)
 
 
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_machine_keeps_the_capitals_of_its_name(guest: str) -> None:
+    """hostnamectl of CentOS 7, which cloud-init calls, makes small letters of them."""
+    (step,) = [step for step in plan_of(BASE.replace("rs1", "C7B1"), guest=guest).node("C7B1").steps
+               if step.kind == "base/hosts"]
+    assert step.runcmd == ["echo C7B1 >/etc/hostname", "hostname C7B1"]
+
+
 SECOND_VRRP = VRRP + "  more: { type: vrrp, vip: 10.10.10.101, nodes: [lb2, lb1] }\n"
 SECOND_NAT = second_ipvs(
     changed("[rs1, rs2]", "[rs1, rs2, rs3]", changed("  out:", "  rs3: { lan: 10.10.10.15 }\n  out:", NAT_KEEPALIVED)),

@@ -55,6 +55,12 @@ WEB = changed("[lvs]", "[lb1]", BASE[BASE.index("  web:"):])
      [(14, "nothing serves port 80 on 'lb2'; a service such as haproxy has to.")]),
     (VRRP + "  more: { type: vrrp, vip: 10.10.10.100, nodes: [lb2, lb1] }\n",
      [(15, "10.10.10.100 is the VIP of 'float' already.")]),
+    (NAT_KEEPALIVED.replace("[rs1, rs2]", "[rs1, rs2, third]").replace(
+        "  out:", "  third: { lan: 10.10.10.15, outer: 20.20.20.15 }\n  out:").replace(
+        "httpd, nodes: [rs1", "nginx, nodes: [lvs, rs1") +
+     "  float: { type: vrrp, vip: 10.10.10.100, nodes: [third, lvs] }\n",
+     [(23, "10.10.10.100 is the gateway of 'web' already."),
+      (23, "the client 'client' is not on 'lan' and could not reach 10.10.10.100.")]),
     (HAPROXY + WEB + VRRP[len(HAPROXY):], [(22, "10.10.10.100 is the VIP of 'web' already.")]),
     (HAPROXY + changed("vip: 10.10.10.100", "vip: 10.10.10.99\n    mark: { number: 1, vips: [10.10.10.100] }", WEB)
      + VRRP[len(HAPROXY):], [(23, "10.10.10.100 is the VIP of 'web' already.")]),

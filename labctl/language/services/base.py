@@ -94,8 +94,13 @@ class Service(Model):
 
     @property
     def vips(self) -> Sequence[IPv4Address]:
-        """The addresses that it has beside its nodes' own."""
+        """The addresses that clients use, beside its nodes' own."""
         return ()
+
+    @property
+    def floating(self) -> Sequence[IPv4Address]:
+        """All addresses that nodes get from it."""
+        return self.vips
 
     def findings(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Finding]:
         """What is wrong with this service in its site and beside the other services."""
@@ -193,6 +198,16 @@ def vip_findings(site: Site, vip: IPv4Address, own: Sequence[str] = ()) -> Itera
     for client in site.clients():
         if network not in site.nodes[client].addresses:
             yield Finding(("vip",), f"the client '{client}' is not on '{network}' and could not reach {vip}.")
+
+
+def taken_addresses(name: str, vip: IPv4Address, services: Mapping[str, Service]) -> Iterator[Finding]:
+    """A finding for each earlier service that gives a VIP to nodes already."""
+    for other_name, other in services.items():
+        if other_name == name:
+            break
+        if vip in other.floating:
+            what = "VIP" if vip in other.vips else "gateway"
+            yield Finding(("vip",), f"{vip} is the {what} of '{other_name}' already.")
 
 
 def client_findings(site: Site, nodes: Sequence[str]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from labctl.language.services.base import (
     Timing,
     client_findings,
     host_at,
+    taken_addresses,
     unknown_nodes,
     vip_findings,
 )
@@ -69,11 +70,10 @@ class Heartbeat(Service):
             yield Finding(("nodes",), f"heartbeat is for exactly two nodes, and this is {len(self.nodes)}.")
         yield from vip_findings(site, self.vip)
         yield from client_findings(site, self.nodes)
+        yield from taken_addresses(name, self.vip, services)
         for other_name, other in services.items():
             if other_name == name:
                 break
-            if self.vip in other.vips:
-                yield Finding(("vip",), f"{self.vip} is the VIP of '{other_name}' already.")
             if isinstance(other, Heartbeat):
                 for position, node in enumerate(self.nodes):
                     if node in other.nodes:

@@ -126,6 +126,11 @@ class Ipvs(Service):
         return list(dict.fromkeys([self.vip, *(self.mark.vips if self.mark else [])]))
 
     @property
+    def floating(self) -> Sequence[IPv4Address]:
+        """See the base class."""
+        return [*self.vips, *([self.gateway] if self.gateway and self.directors.keepalived else [])]
+
+    @property
     def ports(self) -> list[int]:
         """All ports of the service that are named."""
         return list(dict.fromkeys([self.port, *(self.mark.ports if self.mark else [])]))
@@ -247,10 +252,13 @@ class Ipvs(Service):
                 if self.gateway and self.gateway == other.gateway and other.directors != self.directors:
                     yield Finding(("gateway",), f"{self.gateway} is the gateway of '{other_name}', which has other "
                                                 "directors.")
+                if other.directors != self.directors and (self.gateway in other.vips or other.gateway in self.vips):
+                    yield Finding(("vip",), f"a VIP and a gateway, of this service and of '{other_name}', are one "
+                                            "address, and their directors are different ones.")
                 if self.mark and other.mark and self.mark.number == other.mark.number:
                     yield Finding(("mark", "number"), f"the mark {self.mark.number} is that of '{other_name}' already.")
-            elif shared:
-                yield Finding(("vip",), f"{shared[0]} is the VIP of '{other_name}' already.")
+            elif taken := [address for address in self.floating if address in other.floating]:
+                yield Finding(("vip",), f"{taken[0]} is the VIP of '{other_name}' already.")
 
     def _option_findings(self) -> Iterator[Finding]:
         if self.real_port not in (None, self.port) and self.forward != "nat":

@@ -17,6 +17,7 @@ from labctl.language.services.base import (
     Timing,
     client_findings,
     host_at,
+    taken_addresses,
     unknown_nodes,
     vip_findings,
 )
@@ -154,11 +155,7 @@ class Vrrp(Service):
             if not any(self.port in service.ports_on(node) for service in services.values()):
                 message = f"nothing serves port {self.port} on '{node}'; a service such as haproxy has to."
                 yield Finding(("nodes", position), message, needs_all=True)
-        for other_name, other in services.items():
-            if other_name == name:
-                break
-            if self.vip in other.vips:
-                yield Finding(("vip",), f"{self.vip} is the VIP of '{other_name}' already.")
+        yield from taken_addresses(name, self.vip, services)
 
     def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         """See the base class."""
