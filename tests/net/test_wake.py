@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from labctl.base.errors import Unreachable
+from labctl.base.wait import Deadline, until
 from labctl.machines.memory import wake
 
 
@@ -83,6 +84,16 @@ def test_a_shell_waits_answers_once_and_puts_the_clock_forward(machine: Machine,
     assert said == "one|a\\nb|two\nthree\n"
     assert (tmp_path / "date").read_text().startswith("-us +1.500 seconds +=")
     assert machine.waiting() is None
+
+
+def test_the_port_is_nobodys_terminal(machine: Machine) -> None:
+    """It would be hung up when the one that waits ends, for the next one as well."""
+    machine.wait()
+    stat = Path(f"/proc/{machine.waiting()}/stat")
+    assert until(lambda: "(bash)" in stat.read_text(), Deadline(10))
+    time.sleep(0.2)
+    terminal = stat.read_text().rpartition(")")[2].split()[4]
+    assert terminal == "0"
 
 
 def test_nobody_has_to_wait() -> None:

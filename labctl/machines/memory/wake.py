@@ -22,15 +22,16 @@ if [ -s {_WAITS} ]; then read -r before <{_WAITS}; kill "$before" || true; fi
 (
     exec 3<>/dev/ttyS1
     stty raw -echo clocal <&3
-    setsid bash -c 'read -r question; : >{_WAITS}; eval "$question"' <&3 >&3 2>/dev/null 3>&- &
+    setsid bash -c 'read -r question <&4; : >{_WAITS}; eval "$question"' </dev/null 4<&3 >&3 2>/dev/null 3>&- &
     echo $! >{_WAITS}
 )
 """
 """A script for a node that is going to be saved.
 
 It is bash that waits, since it can open connections without a program. Of two that wait each would read a part of the
-question. And the port is opened in a subshell: it would become the
-terminal of a session's leader, which sshd's child is, and be hung up at its end.
+question. A port that is the terminal of a session's leader is hung up at its end, for whoever waits there by then. So
+it is opened in a subshell, as sshd's child is a leader; and it is not bash's standard input, of which bash would make
+its terminal.
 """
 
 
