@@ -1,5 +1,6 @@
 """Real labs: booted once, by the command that users type, and shared by the tests of this directory."""
 
+import random
 import re
 import shutil
 import signal
@@ -109,6 +110,23 @@ def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
     yield name
     labs("down", name)
     assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """In which order a lab's checks run."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", default=random.randrange(1_000_000),
+                     help="Run the checks of each lab in the order that a number stands for (another one each time).")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how to have the same order again."""
+    return f"checks run in the order of --shuffle {config.getoption('--shuffle')}"
+
+
+@pytest.fixture
+def shuffled(pytestconfig: pytest.Config) -> tuple[str, str]:
+    """What has `labctl test` run in that order."""
+    return "--shuffle", str(pytestconfig.getoption("--shuffle"))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -6,6 +6,7 @@ balancer and no proxy (the others wait for long where nobody answers); as few no
 steps; and a way of failing over is tried in the first lab that has it.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +146,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("lab", labs_of(thorough), indirect=True)
 
 
-def check(labctl: Labctl, lab: str, expression: str, report: Path, code: int) -> dict[str, str]:
-    labctl("test", lab, "-k", expression, "--junit", str(report), code=code)
-    return failures(report)
-
-
 @pytest.mark.vm
-def test_undone_step_is_noticed(lab: str, case: Case, labs: Labctl, tmp_path: Path,
+def test_undone_step_is_noticed(lab: str, case: Case, labs: Labctl, shuffled: tuple[str, str],
                                 pytestconfig: pytest.Config) -> None:
     guards = GUARDS[case.step.kind]
     thorough = pytestconfig.getoption("--thorough")
@@ -159,13 +155,14 @@ def test_undone_step_is_noticed(lab: str, case: Case, labs: Labctl, tmp_path: Pa
     expression = " or ".join([f"not ({left_out})", *(f"/{guard}" for guard in guards)])
     labs("undo", f"{lab}/{case}")
     try:
-        failed = check(labs, lab, expression, tmp_path / "undone.xml", code=1)
+        said = labs("test", lab, "-k", expression, *shuffled, "-o", "json", code=1).out
     finally:
         labs("apply", f"{lab}/{case}")
-    names = {name.rpartition("/")[2] for name in failed}
-    assert names <= set(guards)
-    assert thorough or guards[0] in names
-    assert [message for message in failed.values() if f"The step {case} looks wrong" not in message] == []
+    wrong = [verdict for verdict in json.loads(said)["verdicts"] if verdict["outcome"] != "passed"]
+    names = {verdict["id"].rpartition("/")[2] for verdict in wrong}
+    assert names <= set(guards), wrong
+    assert thorough or guards[0] in names, wrong
+    assert [verdict for verdict in wrong if str(case) not in verdict["suspects"]] == []
 
 
 @pytest.mark.vm
@@ -176,17 +173,19 @@ def test_rebooted_node_is_as_it_was(lab: str, rebooted_node: str, labs: Labctl) 
 
 
 @pytest.mark.vm
-def test_everything_is_green(lab: str, labs: Labctl, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_everything_is_green(lab: str, labs: Labctl, shuffled: tuple[str, str], tmp_path: Path,
+                             pytestconfig: pytest.Config) -> None:
     """The last of a lab's tests: also what they took away, broke or rebooted is as it was."""
     known = [] if pytestconfig.getoption("--thorough") else list(tried_before(lab))
     outages = " or ".join(f"/{outage}" for outage in OUTAGES)
     of_known = "".join(f" and not {service}/{outage}" for outage in OUTAGES for service in known)
     for expression, use in ((f"({outages}){of_known}", "measure"), (f"not ({outages})", None)):
         junit, html = tmp_path / f"{use}.xml", tmp_path / f"{use}.html"
-        result = labs("test", lab, "-k", expression, "--junit", str(junit), "--html", str(html), use=use, code=None)
+        result = labs("test", lab, "-k", expression, *shuffled, "--junit", str(junit), "--html", str(html), use=use,
+                      code=None)
         if use and result.code == NO_CHECKS:
             continue  # Nothing in it takes over from another.
-        assert result.code == 0, result.out
+        assert result.code == 0, f"{shuffled}\n{result.out}"
         assert "0 failed" in result.out
         assert failures(junit) == {}
     assert "every machine's name resolves" in html.read_text()
