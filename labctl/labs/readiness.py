@@ -131,7 +131,8 @@ class Gates:
         of_each(nodes, wait_for, at_once=at_once, together=True)
 
     def wait_for_service(self) -> None:
-        """Return once each VIP has its one holder and answers every client. Raises GateError."""
+        """Return once each VIP has its one holder and answers every client; all nodes have to run. Raises GateError."""
+        self._all_run()
         frontends = self._plan.frontends()
         for frontend in {frontend.address: frontend for frontend in frontends}.values():
             self._one_holder(frontend)
@@ -145,10 +146,7 @@ class Gates:
         """See whether a lab that has had its time to come up serves. Each node is asked once for all that the gates
         and the service need to know, for a login costs most of what a question does. Raises LabError.
         """
-        states = self._provider.states()
-        for node in self._plan.nodes:
-            if states.get(node.name) != "running":
-                raise self._failure(node, "booting", f"the machine is {states.get(node.name, 'gone')}")
+        self._all_run()
 
         def look_at(node: PlannedNode) -> None:
             quick, pages = self._questions(node)
@@ -311,6 +309,14 @@ class Gates:
                 raise self._failure(node, "units", f"the unit '{unit}' is {state[:_LONGEST]}")
 
     # ---- The lab --------------------------------------------------------------------------------------
+
+    def _all_run(self) -> None:
+        """Raise GateError for a node whose machine does not run, whether or not a VIP needs it."""
+        states = self._provider.states()
+        for node in self._plan.nodes:
+            state = states.get(node.name, "gone")
+            if state != "running":
+                raise self._failure(node, "booting", f"the machine is {state}")
 
     def _one_holder(self, frontend: Frontend) -> None:
         first = frontend.holders[0]

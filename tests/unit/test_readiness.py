@@ -27,6 +27,9 @@ def test_emulation_and_crowds_take_longer() -> None:
     assert patience("kvm", 8 * processors) == 4
 
 
+ALL_RUN = {node.name: "running" for node in plan_of().nodes}
+
+
 def gates(console: Path | None, states: dict[str, str], ssh: Any = None, accel: Accel = "tcg",
           passed: list[str] | None = None, limit: float | None = None, greeting: str = "SSH-2.0-OpenSSH", *,
           hangs: bool = False) -> Gates:
@@ -222,7 +225,7 @@ def test_a_lab_that_goes_on_says_by_its_first_answers_that_it_serves_or_is_asked
     page = "HTTP/1.0 200 OK\n\nrs1\n"
     for first, later in ((page, []), ("", ["", page])):
         node = goes_on(f"{done}2: eth0 inet 10.10.10.100/32\n=end=\n", f"{done}{first}=end=\n", *later)
-        waiting = gates(None, {"lvs": "running", "client": "running"}, node, "kvm")
+        waiting = gates(None, ALL_RUN, node, "kvm")
         waiting.wait_for_nodes([plan.node("lvs"), plan.node("client")], late={"lvs": 1, "client": 1}, at_once=1)
         waiting.wait_for_service()
         assert node.answers == []
@@ -236,7 +239,7 @@ def test_a_vip_is_waited_for_as_long_as_an_election_takes_besides(
         vrrp: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(Gates, "_deadline", lambda _, seconds: waited.append(seconds) or Deadline(0))
-    waiting = gates(None, {})
+    waiting = gates(None, ALL_RUN)
     waiting._plan = plan_of(option(f"vrrp: {{ {vrrp} }}", KEEPALIVED))
     monkeypatch.setattr(waiting, "_holders", lambda _: [])
     with pytest.raises(GateError, match=r"The VIP 10\.10\.10\.100 should be held by 'lvs' alone, but no node holds it"):
@@ -313,3 +316,11 @@ def test_a_machine_that_hangs_is_not_waited_for() -> None:
     waiting = gates(None, {"client": "running"}, Rebooting(plan, *[None] * 9), "kvm", hangs=True)
     with pytest.raises(GateError, match="its QEMU hangs"):
         waiting.wait_for_nodes([plan.node("client")])
+
+
+def test_a_lab_of_which_a_machine_is_off_does_not_serve() -> None:
+    """Also if no VIP needs it."""
+    waiting = gates(None, {**ALL_RUN, "out": "paused"})
+    for wait in (waiting.wait_for_service, waiting.look):
+        with pytest.raises(GateError, match="'out' did not pass the gate 'booting': the machine is paused"):
+            wait()
