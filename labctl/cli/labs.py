@@ -142,10 +142,13 @@ def _lab_row(name: str) -> dict[str, Any]:
         known = record.load(name)
         found = lab.Lab(known)
         row["state"] = known.elsewhere or _state(found)
-        planned = found.plan
     except record.Unreadable as error:
         return {**row, "state": error.state}
     except FileNotFoundError:  # It went down meanwhile.
+        return row
+    try:
+        planned = found.plan
+    except record.Unreadable:
         return row
     return {**row, "nodes": len(planned.nodes), "guest": planned.guest.name, "title": planned.topology.title}
 
@@ -225,14 +228,17 @@ def gc(
 ) -> None:
     """Remove what labctl has left where it was killed, or a lab's record was lost, and, if you say how old or how much,
     how labs were when they first served, which makes their next start quick. Checkpoints of yours stay."""
-    said, failures = leftovers.collect(dry=dry) + rewind.gc(days, gib, dry=dry), []
+    said, strangers, failures = leftovers.collect(dry=dry) + rewind.gc(days, gib, dry=dry), [], []
     for uri in sorted({*leftovers.libvirts(), *([host] if host else [])}):
         try:
             said += leftovers.collect_at(uri, dry=dry)
+            strangers += leftovers.strangers(uri)
         except LabError as error:
             failures.append(error)
     for each in said:
         err.print(f"{'Would remove' if dry else 'Removed'}: {each}.", markup=False, soft_wrap=True)
+    for each in strangers:
+        err.print(each, markup=False, soft_wrap=True)
     _raise(failures)
     if not said:
         err.print("There is nothing to remove.")

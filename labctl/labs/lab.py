@@ -266,8 +266,8 @@ def labs() -> list[Lab]:
     for name in names():
         with suppress(LabError):
             lab = open_lab(name)
-            if lab.plan:
-                found.append(lab)
+            _ = lab.plan  # Without it there is little that can be done.
+            found.append(lab)
     return found
 
 

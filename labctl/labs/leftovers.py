@@ -53,20 +53,21 @@ def collect(*, dry: bool) -> list[str]:
 
 
 def collect_at(uri: str, *, dry: bool) -> list[str]:
-    """Remove the volumes at a libvirt that belong to no lab there, unless `dry`; returns what is found there.
-
-    A lab there that no record here knows of may be somebody else's. It stays.
-    """
-    known = {found.id for found in _records()}
+    """Remove the volumes at a libvirt that belong to no lab there, unless `dry`; returns what that is."""
     provider = provider_at(uri, _NOBODY)
-    there = provider.instances()
-    found = [f"the lab '{name}' at '{uri}', which no record here knows of, stays; if it is yours, "
-             f"'labctl down --force {instance} --host {uri}' removes it"
-             for instance, name in there.items() if instance not in known]
-    lost = [volume for volume, instance in provider.volumes().items() if instance not in known | there.keys()]
+    labs = {found.id for found in _records()} | provider.instances().keys()
+    lost = [volume for volume, instance in provider.volumes().items() if instance not in labs]
     if not dry:
         provider.remove_volumes(lost)
-    return found + [f"the volume '{volume}' at '{uri}'" for volume in lost]
+    return [f"the volume '{volume}' at '{uri}'" for volume in lost]
+
+
+def strangers(uri: str) -> list[str]:
+    """A sentence for each lab at a libvirt that no record here knows of, and that may be somebody else's."""
+    known = {found.id for found in _records()}
+    return [f"The lab '{name}' at '{uri}' stays: no record here knows of it. If it is yours, "
+            f"'labctl down --force {instance} --host {uri}' removes it."
+            for instance, name in provider_at(uri, _NOBODY).instances().items() if instance not in known]
 
 
 def libvirts() -> list[str]:

@@ -18,7 +18,7 @@ def one_lab(name: str | None) -> Lab:
     labs = lab.labs()
     if not labs:
         for unusable in lab.names():
-            lab.open_lab(unusable)  # Says why nothing can be done to it.
+            _ = lab.open_lab(unusable).plan  # Says why nothing can be done to it.
         raise LabError("No lab is up.", hint="'labctl up lvs-dr-keepalived' starts one; 'labctl list --topologies' "
                                              "shows what there is.")
     if len(labs) > 1:

@@ -244,6 +244,18 @@ def test_the_volumes_of_no_lab_go_and_everybody_elses_stay(
     assert f"Would remove: the volume '{nobodys}.web.qcow2' at 'test:///x'." in said
     assert re.search(rf"'labctl down --force {theirs} --host test:///x'", said)
     assert removed == []
-    typed("gc")
+    assert "emove" not in next(line for line in typed("gc").stderr.splitlines() if "'shop'" in line).partition("If")[0]
     assert removed == [f"{nobodys}.web.qcow2"]
     assert processes.running == {}
+
+
+def test_a_lab_that_was_cut_off_before_it_had_a_plan_is_listed_and_goes(processes: Processes) -> None:
+    found = made("lab", processes)
+    found.save(ready=False)
+    (found.directory / "plan.json").unlink()
+    assert "not ready" in typed("list").stdout
+    for words in (["status"], ["ssh", "rs1"], ["test"]):
+        assert "The plan of the lab 'lab' cannot be read" in refused(*words).message
+    typed("down", "lab")
+    assert processes.running == {}
+    assert lab.names() == []
