@@ -46,7 +46,7 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
        keep: bool = False, cold: bool = False, start: str | None = None, once: bool = False) -> Lab:
     """Bring a lab up and return when it serves; one that is up already is left as it is.
 
-    It starts from the checkpoint `start` or, unless `cold` or `once`, from how it was saved when it first served;
+    It starts from the checkpoint `start` or, unless `cold` or `once`, from the configured checkpoint;
     otherwise it boots, and is saved unless `once`. `limit` (seconds) replaces every readiness gate's deadline; with
     `keep` a lab that failed stays for a look.
     Raises LabError; whatever was made by then is gone again.

@@ -119,8 +119,9 @@ def go_on(lab: Lab, progress: Progress) -> bool:
     checkpoint.forget_unfinished(lab.directory)
     try:
         _serve_again(lab, None, lab.record.trouble, progress)
-    finally:
-        hold.release(lab.directory)  # It goes on, though it may not serve, as before.
+    except LabError:
+        hold.release(lab.directory)  # It goes on, though it does not serve.
+        raise
     return True
 
 
