@@ -292,10 +292,14 @@ def locked(name: str) -> Iterator[None]:
         raise LabError(doing.format(name), hint="Try again when it is done.") from None
 
 
+_LOOK_SECONDS = 10
+
+
 @contextmanager
 def under_test(name: str) -> Iterator[None]:
     """Test the lab called `name`, which nobody may change or test meanwhile. Raises LabError where somebody does."""
-    with locked(name), FileLock(_sign_of_a_test(name), timeout=0):
+    # Somebody may just look whether there is a test, which takes no time.
+    with locked(name), FileLock(_sign_of_a_test(name), timeout=_LOOK_SECONDS):
         try:
             yield
         finally:
