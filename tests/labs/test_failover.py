@@ -1,6 +1,7 @@
 """An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
 
 import re
+from contextlib import nullcontext
 
 from labctl.base.wait import Deadline, until
 from labctl.labs.readiness import crowd
@@ -16,9 +17,9 @@ _NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
 nodes have to share processors."""
 
 
-_FAREWELLS = {"keepalived": ("ip proto 112", "prio 0,"), "heartbeat": ("udp port 694", "t=shutdone")}
-"""A unit's messages, and what tcpdump prints of the one by which a holder leaves (RFC 3768, 5.3.4; heartbeat's
-hb_api.h). Heard or not, whatever a busy machine makes of the time."""
+_FAREWELL = "prio 0,"
+"""What tcpdump prints of the advertisement by which keepalived leaves (RFC 3768, 5.3.4). It is heard or not, whatever a
+busy machine makes of the time."""
 
 
 def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
@@ -43,14 +44,14 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     allowed = _seconds(failover.stop_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
     other = next(node for node in frontend.holders if node != holder)
-    messages, farewell = _FAREWELLS[failover.unit]
     address = plan.node(holder).interface_to(frontend.address).address
-    messages = f"{messages} and src host {address}"
-    with (observer.hearing(other, frontend.address, messages) as heard, observer.probing(frontend) as probes,
+    listening = observer.hearing(other, frontend.address, f"ip proto 112 and src host {address}")
+    elects = failover.unit == "keepalived"
+    with (listening if elects else nullcontext(lambda: _FAREWELL) as heard, observer.probing(frontend) as probes,
           observer.faults.stop(holder, failover.unit)):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         gap = observer.gap_until_it_serves(probes)
-        if farewell not in heard():
+        if _FAREWELL not in heard():
             observer.blame(f"'{holder}' was stopped and did not tell '{other}', which then waits as after a crash.",
                            *_steps(holder, failover))
     measure(gap, "s", allowed)
