@@ -59,7 +59,7 @@ def probe(target, host):
         status, _ = ask(target, host, PROBE_SECONDS)
         if time.time() - began > PROBE_SECONDS:
             status = 0
-        os.write(1, f"{began:.3f} {status}\n".encode())
+        os.write(1, "{:.3f} {}\n".format(began, status).encode())
 
     while True:
         threading.Thread(target=one).start()
