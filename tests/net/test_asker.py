@@ -1,4 +1,4 @@
-"""tests/labs/asker: what it says of a server that answers, refuses, or keeps silent."""
+"""labctl.observe.guest.asker: what it says of a server that answers, refuses, or keeps silent."""
 
 import subprocess
 import sys
@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from labctl.base.resources import CHECKS
+from labctl.observe import guest
+
+ASKER = Path(guest.__file__).with_name("asker.py")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,7 +43,7 @@ def server() -> Iterator[int]:
 
 
 def sample(port: int, host: str, seconds: float, count: int, first: int) -> list[tuple[int, str]]:
-    words = [sys.executable, CHECKS / "asker.py", "sample", "127.0.0.1", port, host, seconds, "", first, count]
+    words = [sys.executable, ASKER, "sample", "127.0.0.1", port, host, seconds, "", first, count]
     lines = subprocess.run(map(str, words), check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
     answers = [line.partition(" ") for line in lines]
     return [(int(status), page.encode().decode("unicode_escape")) for status, _, page in answers]
@@ -60,7 +63,7 @@ def test_after_three_silences_none_is_asked_any_more(server: int) -> None:
 
 
 def probes(port: int, host: str) -> list[str]:
-    words = [sys.executable, CHECKS / "asker.py", "probe", "127.0.0.1", str(port), host]
+    words = [sys.executable, ASKER, "probe", "127.0.0.1", str(port), host]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         lines = [process.stdout.readline().split() for _ in range(4)]

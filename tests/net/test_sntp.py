@@ -1,4 +1,4 @@
-"""tests/labs/sntp: what it makes of a time server's answer, and of silence."""
+"""labctl.observe.guest.sntp: what it makes of a time server's answer, and of silence."""
 
 import socket
 import struct
@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import sntp
+
+from labctl.observe.guest import sntp
 
 
 @pytest.fixture
