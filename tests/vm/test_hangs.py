@@ -16,9 +16,10 @@ _SECONDS = 40
 """For any command; it takes a few seconds to start on a machine that is busy."""
 
 
-def qemu(node: str) -> int:
-    """The process of a node."""
-    return next(pid for pid, words in processes() if f"guest=tiny.{node}," in " ".join(words))
+def qemu(labctl: Labctl, node: str) -> int:
+    """The process of a node of ours: others may have a lab of the same name."""
+    return next(pid for pid, words in processes()
+                if f"guest=tiny.{node}," in " ".join(words) and str(labctl.directories["state"]) in " ".join(words))
 
 
 def libvirtd(labctl: Labctl) -> int:
@@ -64,7 +65,7 @@ def says(labctl: Labctl, *words: str) -> str:
 @pytest.mark.vm
 def test_what_hangs_is_named_in_time(labctl: Labctl, tiny: str) -> None:
     labctl("up", tiny, alone=True)
-    with stopped(qemu("client")):
+    with stopped(qemu(labctl, "client")):
         rows = {row["node"]: row["state"] for row in labctl.json("status")["nodes"]}
         assert rows == {"web": "running", "client": "hangs"}
         for words in (["reboot", "client"], ["test"], ["checkpoint", "save", "x"]):
@@ -91,7 +92,7 @@ def test_what_hangs_is_named_in_time(labctl: Labctl, tiny: str) -> None:
         assert (waiting.returncode, err) == (130, "labctl: interrupted.\n")
         assert time.monotonic() - asked < 8
 
-    for pid in (qemu("web"), libvirtd(labctl), *ssh_masters(labctl)):
+    for pid in (qemu(labctl, "web"), libvirtd(labctl), *ssh_masters(labctl)):
         os.kill(pid, signal.SIGSTOP)
     labctl("down", timeout=_SECONDS)
     assert labctl.leftovers() == []
