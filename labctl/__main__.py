@@ -75,6 +75,7 @@ def _run(signals: _Signals) -> int:
 def _explain(error: BaseException, signals: _Signals) -> int:
     """Say what went wrong; returns the exit code for it."""
     from labctl.base.errors import LabError  # noqa: PLC0415 (see above)
+    from labctl.base.text import visible  # noqa: PLC0415 (see above)
 
     if isinstance(error, LabError):
         return _say(error.message, error.hint)
@@ -86,7 +87,7 @@ def _explain(error: BaseException, signals: _Signals) -> int:
         return BROKEN_PIPE if nobody_reads else error.code if isinstance(error.code, int) else COULD_NOT_RUN
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_TROUBLE):
         hint = "'labctl gc' makes room." if error.errno == errno.ENOSPC else ""
-        return _say(f"{_file(error)}: {error.strerror}.", hint)
+        return _say(visible(f"{_file(error)}: {error.strerror}."), hint)
     sys.excepthook(type(error), error, error.__traceback__)
     _tell("labctl: this is a bug in labctl; please report it with the lines above.")
     return BUG

@@ -11,14 +11,19 @@ Anything else that escapes is a bug and keeps its traceback (exit code 70).
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.base.text import visible
+
 
 class LabError(Exception):
-    """A full sentence naming the thing, and the command or change that mends it."""
+    """A full sentence naming the thing, and the command or change that mends it.
+
+    What files and guests have put into the sentence cannot move a terminal's cursor: it is made visible.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = visible(message)
+        self.hint = visible(hint)
+        super().__init__(self.message)
 
 
 @dataclass(frozen=True, order=True)

@@ -7,7 +7,7 @@ import typer
 
 from labctl.base.errors import LabError
 from labctl.cli import display
-from labctl.cli.common import bundle_app, err, topology_names
+from labctl.cli.common import bundle_app, command, err, topology_names
 from labctl.images import bundle, store
 from labctl.labs import rewind
 from labctl.language import catalog
@@ -16,7 +16,8 @@ from labctl.plan import guests
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, a tar file.", show_default=False)]
 
 
-@bundle_app.command("create")
+@command(None, "labctl bundle create course.tar --image debian-12 --topology ./exam.yaml", name="create",
+         of=bundle_app)
 def bundle_create(
     file: FileArgument,
     images: Annotated[list[str] | None, typer.Option(
@@ -39,7 +40,7 @@ def bundle_create(
               f"  tar xf {file.name} install.sh\n  sh install.sh {file.name}", markup=False, soft_wrap=True)
 
 
-@bundle_app.command("load")
+@command(None, "labctl bundle load course.tar", name="load", of=bundle_app)
 def bundle_load(
     file: FileArgument,
     overwrite: Annotated[bool, typer.Option(

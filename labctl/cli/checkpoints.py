@@ -11,6 +11,7 @@ from labctl.cli.common import (
     OutputOption,
     checkpoint_app,
     checkpoint_names,
+    command,
     err,
     must_be_open,
     out,
@@ -24,7 +25,7 @@ CheckpointArgument = Annotated[str, typer.Argument(
     metavar="NAME", help="A checkpoint.", autocompletion=checkpoint_names, show_default=False)]
 
 
-@checkpoint_app.command("save")
+@command(None, "labctl checkpoint save before-exam --note 'rs2 is broken'", name="save", of=checkpoint_app)
 def checkpoint_save(
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     lab_name: LabOption = None,
@@ -42,7 +43,7 @@ def checkpoint_save(
         err.print(f"It is broken, and will be when it is back: {trouble}", markup=False, soft_wrap=True)
 
 
-@checkpoint_app.command("restore")
+@command(None, "labctl checkpoint restore before-exam", name="restore", of=checkpoint_app)
 def checkpoint_restore(
     name: CheckpointArgument,
     lab_name: LabOption = None,
@@ -57,7 +58,7 @@ def checkpoint_restore(
         err.print(f"It was broken when it was saved: {trouble}", markup=False, soft_wrap=True)
 
 
-@checkpoint_app.command("list")
+@command(None, "labctl checkpoint list", name="list", of=checkpoint_app)
 def checkpoint_list(lab_name: LabOption = None, output: OutputOption = Output.table) -> None:
     """List checkpoints, yours and those that 'up' has made ('configured'), with the disk space they take."""
     rows: list[dict[str, Any]] = [
@@ -81,7 +82,7 @@ def _state(saved: checkpoint.Checkpoint | None) -> str:
     return "broken" if saved.trouble else "serves"
 
 
-@checkpoint_app.command("rm")
+@command(None, "labctl checkpoint rm before-exam", name="rm", of=checkpoint_app)
 def checkpoint_rm(
     name: CheckpointArgument,
     lab_name: LabOption = None,

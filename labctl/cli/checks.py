@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labctl.cli.common import LabArgument, app, err, must_be_open, out
+from labctl.cli.common import LabArgument, Panel, command, err, must_be_open, out
 from labctl.labs import targets
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Form(StrEnum):
     jsonl = "jsonl"
 
 
-@app.command()
+@command(Panel.labs, "labctl test", "labctl test -k 'crash or stop' --junit report.xml")
 def test(
     name: LabArgument = None,
     expression: Annotated[str, typer.Option(

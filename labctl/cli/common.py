@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from labctl.base import config
 from labctl.cli import display
@@ -15,15 +16,38 @@ from labctl.labs import lab, rewind
 from labctl.language import catalog
 from labctl.plan import guests, plan
 
+
+class Panel(StrEnum):
+    """The groups of commands in the help."""
+
+    labs = "Labs"
+    nodes = "Nodes"
+    steps = "Steps"
+    kept = "What is kept of labs"
+    topologies = "Topologies"
+    setup = "Setting up"
+
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LABCTL"},
+                  context_settings={"help_option_names": ["-h", "--help"]},
                   help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
-image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
-app.add_typer(image_app, name="image")
-bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")
-app.add_typer(bundle_app, name="bundle")
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Labs as they were at a moment, to go back to.")
-app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(checkpoint_app, name="checkpoint", rich_help_panel=Panel.kept)
+image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
+app.add_typer(image_app, name="image", rich_help_panel=Panel.setup)
+bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")
+app.add_typer(bundle_app, name="bundle", rich_help_panel=Panel.setup)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def command(panel: Panel | None, *examples: str, name: str | None = None, of: typer.Typer = app,
+            context: dict[str, bool] | None = None) -> Callable[[Command], Command]:
+    """Make a function a command of `of`, in a group of the help and with examples at the end of its own."""
+    epilog = "\n".join(f"[dim]$[/] {escape(example)}" for example in examples)
+    return of.command(name, rich_help_panel=panel, epilog=f"[bold]For example[/]\n{epilog}",
+                      context_settings=context)
+
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -67,6 +91,15 @@ def node_names() -> list[str]:
     return [*(node for _, node in nodes), *(f"{name}/{node}" for name, node in nodes)]
 
 
+def step_names() -> list[str]:
+    """For completion."""
+    plans = [lab.open_lab(name).plan for name in lab.names()]
+    found = [(plan.lab, target) for plan in plans
+             for target in (*(f"{node.name}/{step.name}" for node in plan.nodes for step in node.steps),
+                            *plan.topology.services)]
+    return [*(target for _, target in found), *(f"{name}/{target}" for name, target in found)]
+
+
 def checkpoint_names() -> list[str]:
     """For completion."""
     return sorted({kept.name for kept in rewind.checkpoints()})
@@ -82,8 +115,9 @@ NodeArgument = Annotated[str, typer.Argument(
 PatternArgument = Annotated[str, typer.Argument(
     metavar="NODE", help="NODE, LAB/NODE, or a pattern such as 'rs*'.", autocompletion=node_names,
     show_default=False)]
-StepsArgument = Annotated[str, typer.Argument(
-    metavar="NODE/STEP|SERVICE", help="A step or a service; LAB/ may go before it.", show_default=False)]
+StepsArgument = Annotated[list[str], typer.Argument(
+    metavar="NODE/STEP|SERVICE...", help="Steps or services; LAB/ may go before each.", autocompletion=step_names,
+    show_default=False)]
 LabOption = Annotated[str | None, typer.Option(
     "--lab", help="The lab, where it is not the only one.", autocompletion=lab_names, show_default=False)]
 NameOption = Annotated[str | None, typer.Option(

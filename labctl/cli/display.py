@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labctl.base.progress import GATES, Gate
+from labctl.base.text import visible
 from labctl.plan.plan import Plan, PlannedNode
 
 _WORKING = {
@@ -74,6 +75,39 @@ class JsonLines:
     def passed(self, node: str, gate: Gate) -> None:
         """See Progress."""
         self.event("gate", node=node, gate=gate, seconds=round(time.monotonic() - self._start, 3))
+
+
+class Passing:
+    """Passes on what a guest says: to a file or a pipe as it is, to a terminal with its control characters visible."""
+
+    def __init__(self, stream: TextIO, prefix: str = "") -> None:
+        self._stream = stream
+        self._prefix = prefix
+        self._by_line = stream.isatty() or bool(prefix)
+        self._rest = b""
+
+    def __enter__(self) -> "Passing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rest:
+            self._line(self._rest)
+
+    def write(self, data: bytes) -> None:
+        """Pass on what there is of it: lines, where something has to be done to them."""
+        if self._by_line:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._line(line)
+        else:
+            self._stream.buffer.write(data)
+        self._stream.flush()
+
+    def _line(self, line: bytes) -> None:
+        if self._stream.isatty():
+            self._stream.write(visible(f"{self._prefix}{line.decode(errors='replace')}\n"))
+        else:
+            self._stream.buffer.write(self._prefix.encode() + line + b"\n")
 
 
 class PlainProgress:

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from labctl.base.errors import LabError
-from labctl.cli.common import app, err, out, progress_of
+from labctl.cli.common import Panel, command, err, out, progress_of
 from labctl.plan import guests
 
 CHECKS_FAILED = 1
 
 
-@app.command()
+@command(Panel.setup, "labctl doctor", "labctl doctor --guest debian-12")
 def doctor(
     guest: Annotated[str | None, typer.Option(
         "--guest", metavar="GUEST", help="Start a machine of this guest instead, and look whether its image is as "

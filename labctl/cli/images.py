@@ -11,6 +11,7 @@ from labctl.cli.common import (
     DataOutput,
     Output,
     OutputOption,
+    command,
     err,
     image_app,
     out,
@@ -25,7 +26,7 @@ MirrorOption = Annotated[str | None, typer.Option(
     help="The package mirror to build from instead of the distributor's own.")]
 
 
-@image_app.command("list")
+@command(None, "labctl image list", name="list", of=image_app)
 def image_list(output: OutputOption = Output.table) -> None:
     """List the images in the store, and the bases that images are made of."""
     images, pulled = store.images(), bases.bases()
@@ -45,7 +46,7 @@ def image_list(output: OutputOption = Output.table) -> None:
         err.print(f"There are no images. 'labctl image build {guests.buildable().name}' builds one.")
 
 
-@image_app.command("build")
+@command(None, "labctl image build debian-12", name="build", of=image_app)
 def image_build(
     name: Annotated[str, typer.Argument(help="A guest.", autocompletion=guests.names, show_default=False)],
     mirror: MirrorOption = None,
@@ -64,7 +65,7 @@ def image_build(
     err.print(f"Built {name}: {display.size(image.size)}, {len(image.manifest.packages)} packages.", markup=False)
 
 
-@image_app.command("pull")
+@command(None, "labctl image pull centos-7", name="pull", of=image_app)
 def image_pull(
     name: Annotated[str, typer.Argument(metavar="GUEST", help="A guest.", autocompletion=guests.names,
                                         show_default=False)],
@@ -79,7 +80,8 @@ def image_pull(
     _say_base(base)
 
 
-@image_app.command("import")
+@command(None, "labctl image import centos-7 CentOS-7-x86_64-GenericCloud-2009.qcow2", name="import",
+         of=image_app)
 def image_import(
     name: Annotated[str, typer.Argument(metavar="GUEST", help="A guest.", autocompletion=guests.names,
                                         show_default=False)],
@@ -104,7 +106,7 @@ def _kind(base: bases.Base) -> str:
     return "base" if base.manifest.verified else "unverified base"
 
 
-@image_app.command("inspect")
+@command(None, "labctl image inspect debian-12", name="inspect", of=image_app)
 def image_inspect(
     name: Annotated[str, typer.Argument(help="An image.", show_default=False)],
     output: Annotated[DataOutput, typer.Option("--output", "-o", help="How to print it.")] = DataOutput.yaml,
@@ -115,7 +117,7 @@ def image_inspect(
            **image.manifest.model_dump(mode="json")}, output)
 
 
-@image_app.command("rm")
+@command(None, "labctl image rm centos-7", name="rm", of=image_app)
 def image_rm(name: Annotated[str, typer.Argument(help="An image.", show_default=False)]) -> None:
     """Remove an image from the store; where there is none, the base, and what is left of a pull that broke off."""
     if not store.exists(name) and bases.remove(name):

@@ -1,5 +1,6 @@
 """Commands for a lab as a whole."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from labctl.base.errors import LabError
+from labctl.base.text import these
 from labctl.cli import display
 from labctl.cli.common import (
     Events,
@@ -16,10 +18,11 @@ from labctl.cli.common import (
     NameOption,
     Output,
     OutputOption,
+    Panel,
     SetOption,
     TopologyArgument,
-    app,
     checkpoint_names,
+    command,
     err,
     lab_names,
     make_plan,
@@ -43,7 +46,7 @@ class Accel(StrEnum):
     tcg = "tcg"
 
 
-@app.command()
+@command(Panel.labs, "labctl up lvs-dr-keepalived", "labctl up ./my.yaml --set services.web.scheduler=wrr")
 def up(
     topology_: TopologyArgument,
     name: NameOption = None,
@@ -87,7 +90,7 @@ def up(
     })
 
 
-@app.command()
+@command(Panel.labs, "labctl down", "labctl down --all")
 def down(
     names: Annotated[list[str] | None, typer.Argument(
         metavar="[LAB]...", help="Labs; the only one that is up where none is named.", autocompletion=lab_names,
@@ -116,7 +119,7 @@ def _raise(failures: list[LabError]) -> None:
         raise LabError("\n".join(error.message for error in failures), failures[0].hint)
 
 
-@app.command("list")
+@command(Panel.labs, "labctl list", "labctl list --topologies -o json", name="list")
 def list_(
     topologies: Annotated[bool, typer.Option("--topologies", help="What could be started, instead.")] = False,
     output: OutputOption = Output.table,
@@ -161,28 +164,40 @@ def _topology_row(name: str, path: Path) -> dict[str, Any]:
         return {"topology": name, "nodes": 0, "title": f"has problems; 'labctl lint {path}' shows them"}
 
 
-@app.command()
+@command(Panel.labs, "labctl status")
 def status(name: LabArgument = None, output: OutputOption = Output.table) -> None:
-    """Show the state of a lab's nodes, and which of their steps are done."""
+    """Show the state of a lab's nodes, which of their steps were done, and who holds each VIP."""
     found = targets.one_lab(name)
     states = found.states()
     applied = found.applied(states)
+    holders = found.holders([name for name, done in applied.items() if done is not None])
     if output is not Output.table:
         nodes = [{"node": node.name, "state": states[node.name], "memory": node.memory,
                   "addresses": {interface.network: str(interface.address) for interface in node.interfaces},
                   "steps": _step_states(node, applied[node.name])} for node in found.plan.nodes]
         print_data({"version": 2, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
                     "accel": found.record.accel, "host": found.record.libvirt_uri, "plan": found.plan.digest,
-                    "nodes": nodes}, output)
+                    "nodes": nodes, "vips": {str(address): held for address, held in holders.items()}}, output)
         return
     out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
               f"{_state(found)}", markup=False, soft_wrap=True)
-    display.table(out, ["NODE", "STATE", "ADDRESSES", "MEMORY", "STEPS"],
+    display.table(out, ["NODE", "STATE", "ADDRESSES", "MEMORY", "STEPS ON RECORD"],
                   display.mapping_rows(states, applied, found.plan.nodes))
+    for address, held in holders.items():
+        out.print(f"{address}: {_who_holds(held)}", markup=False, soft_wrap=True)
 
 
 def _step_states(node: plan.PlannedNode, applied: set[str] | None) -> list[dict[str, Any]]:
     return [{"name": step.name, "applied": None if applied is None else step.name in applied} for step in node.steps]
+
+
+def _who_holds(held: Mapping[str, bool | None]) -> str:
+    holding = [name for name, has in held.items() if has]
+    silent = [name for name, has in held.items() if has is None]
+    if not silent:
+        return f"{these(holding, 'holds', 'hold')} it"
+    known = f"{these(holding, 'holds', 'hold')} it, and " if holding else ""
+    return f"{known}{these(silent, 'does', 'do')} not answer"
 
 
 def _state(found: lab.Lab) -> str:
@@ -195,7 +210,7 @@ def _target(found: lab.Lab, node: str) -> str:
     return node if len(lab.names()) == 1 else f"{found.name}/{node}"
 
 
-@app.command()
+@command(Panel.labs, "labctl reset", "labctl reset rs1")
 def reset(
     target: Annotated[str | None, typer.Argument(
         metavar="[LAB|NODE]", help="A lab, or a node of one; the only lab that is up where it is left out.",
@@ -215,7 +230,7 @@ def reset(
     err.print(f"The lab '{found.name}' serves as it did when it was new.", markup=False)
 
 
-@app.command()
+@command(Panel.kept, "labctl gc --older-than 14", "labctl gc --larger-than 5")
 def gc(
     days: Annotated[float | None, typer.Option("--older-than", metavar="DAYS", min=0, show_default=False,
                                                help="Forget labs that were not started for so long.")] = None,

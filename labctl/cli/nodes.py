@@ -1,80 +1,126 @@
-"""Commands for nodes and their steps."""
+"""Commands for nodes: ways in, and what comes out."""
 
+import re
 import shlex
+import shutil
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from labctl.base import process
 from labctl.base.errors import LabError
+from labctl.cli import display
 from labctl.cli.common import (
-    Events,
-    EventsOption,
     LabArgument,
     NodeArgument,
+    Panel,
     PatternArgument,
-    StepsArgument,
-    app,
+    command,
     err,
     must_be_open,
-    progress_of,
 )
 from labctl.labs import targets
 from labctl.machines.host import Ability
 from labctl.plan.domain import node_uuid
 
+_EXEC_SECONDS = 600
+_REMOTE = re.compile(r"((?:[\w-]+/)?[\w-]+):(.*)", re.DOTALL)
+"""NODE:PATH or LAB/NODE:PATH. A path of this machine that looks like one can be typed with './' before it."""
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+# What follows the node is the command's own: labctl looks for no options in it.
+_VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@command(Panel.nodes, "labctl ssh rs1", "labctl ssh rs1 'ip addr | grep 10.10.10.100'", context=_VERBATIM)
 def ssh(
     node: NodeArgument,
-    command: Annotated[list[str] | None, typer.Argument(help="A command, instead of a shell.",
-                                                        show_default=False)] = None,
+    words: Annotated[list[str] | None, typer.Argument(
+        metavar="COMMAND", help="Instead of a shell: a line for the shell there, or a command in several words, which "
+        "get there as they are; '--' may go before it.", show_default=False)] = None,
 ) -> None:
     """Log in to a node as root, or run a command there with its exit code."""
     found, planned = targets.one_node(node)
     must_be_open(found)
-    process.become(found.ssh.command(planned.name, *(command or []), terminal=not command or sys.stdin.isatty()))
+    found.must_run(planned)
+    line = _shell_line(words or [])
+    process.become(found.ssh.command(planned.name, line, terminal=not line or sys.stdin.isatty()))
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@command(Panel.nodes, "labctl exec 'rs*' uptime", "labctl exec rs1 'dmesg | tail'", name="exec", context=_VERBATIM)
 def exec_(
     target: PatternArgument,
-    command: Annotated[list[str], typer.Argument(help="The command and its arguments.", show_default=False)],
+    words: Annotated[list[str], typer.Argument(
+        metavar="COMMAND", help="A line for the shell there, or a command in several words, which get there as they "
+        "are; '--' may go before it.", show_default=False)],
 ) -> None:
     """Run a command on one node or several; the exit code is the highest of theirs."""
     found, nodes = targets.some_nodes(target)
     must_be_open(found)
+    line = _shell_line(words)
+    if not line:
+        raise LabError("The command is missing.", hint=f"'labctl exec {target} uptime' runs 'uptime'.")
+    states = found.states()
+    for node in nodes:
+        found.must_run(node, states)
     codes = []
     for node in nodes:
-        result = found.ssh.run(node.name, shlex.join(command), timeout=600 * found.patience)
         prefix = f"{node.name}: " if len(nodes) > 1 else ""
-        for stream, text in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
-            stream.write("".join(f"{prefix}{line}\n" for line in text.splitlines()))
-        codes.append(result.returncode)
+        with display.Passing(sys.stdout, prefix) as out, display.Passing(sys.stderr, prefix) as errors:
+            codes.append(found.ssh.relay(node.name, line, out.write, errors.write, _EXEC_SECONDS * found.patience))
     raise typer.Exit(max(codes))
 
 
-@app.command()
-def reboot(target: PatternArgument, output: EventsOption = Events.text) -> None:
-    """Restart the system of a node or several, and return when the lab serves again."""
-    found, nodes = targets.some_nodes(target)
+def _shell_line(words: Sequence[str]) -> str:
+    """What the node's shell reads: a single word is a line already, several are a command and its arguments."""
+    words = words[1:] if words[:1] == ["--"] else words
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+@command(Panel.nodes, "labctl cp page.html rs1:/var/www/html/index.html", "labctl cp rs1:/var/log/syslog .",
+         "labctl cp -r conf.d lvs-m:/etc/keepalived/")
+def cp(
+    paths: Annotated[list[str], typer.Argument(
+        metavar="SOURCE... TARGET", help="Paths; NODE:PATH and LAB/NODE:PATH are on a node, where a path that does not "
+        "begin with '/' begins at /root.", show_default=False)],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories, and all that is in them.")] = False,
+) -> None:
+    """Copy files to nodes, from nodes and between them; files of the same name are replaced, as by cp."""
+    *sources, target = paths
+    if not sources:
+        raise LabError("To copy takes a source and a target.", hint=f"'labctl cp {target} .' copies it here.")
+    remotes = {path: match for path in paths if (match := _REMOTE.fullmatch(path))}
+    if not remotes:
+        raise LabError("None of these paths is on a node.", hint="One on a node is NODE:PATH, as in 'rs1:/etc/hosts'.")
+    nodes = {path: targets.one_node(match[1]) for path, match in remotes.items()}
+    labs = {found.name: found for found, _ in nodes.values()}
+    if len(labs) > 1:
+        raise LabError(f"These paths are in several labs: {', '.join(labs)}.",
+                       hint="Copy the files here first, and then from here.")
+    found, = labs.values()
     must_be_open(found)
-    with progress_of(nodes, output) as progress:
-        found.reboot(nodes, progress)
-    err.print(f"The lab '{found.name}' serves again.", markup=False)
+    states = found.states()
+    for _, node in nodes.values():
+        found.must_run(node, states)
+    # With a slash in front scp takes anything for a path of this machine.
+    words = [f"{nodes[path][1].name}:{remotes[path][2]}" if path in remotes
+             else path if path.startswith("/") else f"./{path}" for path in paths]
+    with err.status("Copying"):
+        found.ssh.copy(words[:-1], words[-1], recursive=recursive)
 
 
-@app.command()
+@command(Panel.nodes, "labctl console rs1")
 def console(node: NodeArgument) -> None:
     """Attach to a node's serial console (leave it with Ctrl-])."""
     found, planned = targets.one_node(node)
     must_be_open(found)
     machine = node_uuid(found.record.id, planned.name)
+    err.print(f"This is the console of '{planned.name}'; Ctrl-] leaves it, Enter has it ask who you are.", markup=False)
     process.become(["virsh", "-q", "-c", found.host.uri, "console", "--force", str(machine)])
 
 
-@app.command()
+@command(Panel.nodes, "labctl logs rs1", "labctl logs -f rs1")
 def logs(
     node: NodeArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as it grows.")] = False,
@@ -86,40 +132,17 @@ def logs(
     if path is None or not path.exists():
         raise LabError(f"There is no log of the console of '{planned.name}'.",
                        hint=f"'labctl console {node}' attaches to the console itself.")
-    if follow:
-        process.become(["tail", "-n", "+1", "-f", path])
-    sys.stdout.write(path.read_text(errors="replace"))
+    with display.Passing(sys.stdout) as out:
+        if follow:
+            process.relay(["tail", "-n", "+1", "-f", path], out.write, out.write)
+        else:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, out)
 
 
-@app.command("ssh-config")
+@command(Panel.nodes, "labctl ssh-config", name="ssh-config")
 def ssh_config(name: LabArgument = None) -> None:
     """Print the path of an ssh_config for the lab's nodes: ssh -F "$(labctl ssh-config)" NODE."""
     found = targets.one_lab(name)
     must_be_open(found)
     typer.echo(found.ssh_config)
-
-
-@app.command()
-def apply(target: StepsArgument) -> None:
-    """Do a step on a node (again), or all steps of a service."""
-    found, chosen = targets.some_steps(target)
-    must_be_open(found)
-    for node, step in chosen:
-        found.apply(node, step)
-        err.print(f"{node.name}/{step.name}: done", markup=False)
-
-
-@app.command()
-def undo(target: StepsArgument) -> None:
-    """Take a step back on a node, or all steps of a service that are done, the last one first."""
-    found, chosen = targets.some_steps(target)
-    must_be_open(found)
-    # A single step is taken back whatever its marker says: it may have failed halfway.
-    applied = found.applied(found.states()) if len(chosen) > 1 else {}
-    for node, step in reversed(chosen):
-        done = applied.get(node.name)
-        if done is not None and step.name not in done:
-            err.print(f"{node.name}/{step.name}: was not done", markup=False)
-            continue
-        found.undo(node, step)
-        err.print(f"{node.name}/{step.name}: undone", markup=False)

@@ -6,25 +6,25 @@ from typing import Annotated
 import typer
 
 from labctl.base.errors import InputError, LabError
-from labctl.cli import display
+from labctl.base.text import counted
 from labctl.cli.common import (
     DataOutput,
     GuestOption,
     NameOption,
+    Panel,
     SetOption,
     TopologyArgument,
-    app,
+    command,
     make_plan,
     print_data,
     say_next,
     topology_names,
 )
-from labctl.labs import lab
 from labctl.language import catalog, topology
 from labctl.plan import guests
 
 
-@app.command("plan")
+@command(Panel.topologies, "labctl plan lvs-dr -o json", name="plan")
 def plan_(
     topology_: TopologyArgument,
     name: NameOption = None,
@@ -40,21 +40,7 @@ def plan_(
     print_data(shown, output)
 
 
-@app.command()
-def steps(
-    name: Annotated[str, typer.Argument(metavar="LAB", help="A lab that is up, or a topology.",
-                                        autocompletion=topology_names, show_default=False)],
-    node: Annotated[str | None, typer.Argument(help="Only this node.", show_default=False)] = None,
-    guest: GuestOption = None,
-    changes: SetOption = None,
-) -> None:
-    """Print what a person would type on the nodes, and why, as a readable sheet."""
-    running = lab.open_lab(name).plan if name in lab.names() and not changes else None
-    planned = running if running and guest in (None, running.guest.name) else make_plan(name, None, guest, changes)
-    display.sheet(planned, [planned.node(node)] if node else planned.nodes, typer.echo)
-
-
-@app.command()
+@command(Panel.topologies, "labctl new my --from lvs-dr")
 def new(
     name: Annotated[str, typer.Argument(help="What to call it: NAME.yaml here, or a path.", show_default=False)],
     source: Annotated[str | None, typer.Option(
@@ -73,7 +59,7 @@ def new(
     })
 
 
-@app.command()
+@command(Panel.topologies, "labctl lint ./my.yaml")
 def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Topology files, or names.",
                                                     show_default=False)]) -> None:
     """Check topologies; every error at once, with its line."""
@@ -82,7 +68,8 @@ def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Top
         try:
             parsed = catalog.load(catalog.find(file))
             guests.load(parsed.guest or guests.DEFAULT)
-            typer.echo(f"{file}: fine, {len(parsed.nodes)} nodes, {len(parsed.services)} services")
+            typer.echo(f"{file}: fine, {counted(len(parsed.nodes), 'node')}, "
+                       f"{counted(len(parsed.services), 'service')}")
         except InputError as error:
             failures.append(error.message)
         except LabError as error:
@@ -91,7 +78,7 @@ def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Top
         raise LabError("\n".join(failures), hint="'labctl schema' prints what a topology may contain.")
 
 
-@app.command()
+@command(Panel.topologies, "labctl schema > topology.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the topology language, for editors."""
     print_data(topology.json_schema(), DataOutput.json)

@@ -6,6 +6,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 
+from labctl.base.text import visible
 from labctl.cli import display
 from labctl.observe.verdict import Check, Outcome, Verdict, count, text
 from labctl.plan.plan import Plan
@@ -49,7 +50,7 @@ class Lines:
         after = ": could not check" if verdict.outcome == "unknown" else f"  [dim]{verdict.seconds:.1f} s[/]"
         self._console.print(f"{mark} {title}{after}", soft_wrap=True)
         if verdict.message:
-            for line in text(verdict, self._plan).splitlines():
+            for line in visible(text(verdict, self._plan)).splitlines():
                 self._console.print(f"    {line}", markup=False, soft_wrap=True)
 
     def conclude(self, verdicts: Sequence[Verdict]) -> None:

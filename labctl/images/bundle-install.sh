@@ -27,8 +27,27 @@ command -v "$python" >/dev/null ||
 "$python" -m venv "$home" ||
     die "$python could not make a virtual environment in '$home'." \
         "On Debian and Ubuntu it needs the package $python-venv."
+home=$(cd "$home" && pwd)
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$work/wheels" \
     --force-reinstall cluster-labctl
 
 "$home/bin/labctl" bundle load "$bundle"
-echo "labctl is installed: $home/bin/labctl" >&2
+
+# A lab whose topology names no guest has labctl's own, which may be none of the bundle's.
+config=${XDG_CONFIG_HOME:-$HOME/.config}/labctl/config.yaml
+default=$("$home/bin/python" -c 'from labctl.plan import guests; print(guests.DEFAULT)')
+if ! grep -qs '^guest:' "$config" && ! "$home/bin/labctl" image inspect "$default" >/dev/null 2>&1; then
+    guest=$("$home/bin/python" -c 'import json, sys; print(next(iter(json.load(sys.stdin)["images"])))' \
+        <"$work/manifest.json")
+    mkdir -p "$(dirname "$config")"
+    echo "guest: $guest" >>"$config"
+    echo "There is no image of $default, so labs use $guest: 'guest: $guest' is now in $config." >&2
+fi
+
+cat >&2 <<END
+labctl is installed: $home/bin/labctl. Next:
+  PATH=$home/bin:\$PATH             have the shell find it (a line for ~/.profile)
+  labctl doctor                  what is missing on this machine
+  labctl list --topologies       what can be started
+  labctl up NAME                 start it
+END

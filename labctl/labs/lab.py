@@ -1,8 +1,9 @@
 """A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from labctl.base import config, paths
 from labctl.base.each import of_each
-from labctl.base.errors import GateError, LabError, Unreachable
+from labctl.base.errors import LabError, Unreachable
 from labctl.base.progress import Progress
 from labctl.base.suggest import did_you_mean
 from labctl.images import store
@@ -32,8 +33,6 @@ from labctl.plan.steps import MARKERS, Step, apply_script, undo_script
 if TYPE_CHECKING:
     from labctl.machines.provider import Provider
 
-_REBOOT_SECONDS = 10
-"""For a node to take the command to reboot."""
 _ASK_SECONDS = 3
 """For a node to say what time it is, and to wait for a question."""
 _STATUS_SECONDS = 5
@@ -134,9 +133,12 @@ class Lab:
         states = self.states()
         for node in nodes:
             if states[node.name] == "hangs":
-                raise LabError(f"The node '{node.name}' hangs: its QEMU does not answer libvirt.",
-                               hint=f"'labctl reset {self.name}' ends it and brings all of the lab back, 'labctl down "
-                                    f"{self.name}' takes the lab down.")
+                raise self._hangs(node)
+
+    def _hangs(self, node: PlannedNode) -> LabError:
+        return LabError(f"The node '{node.name}' hangs: its QEMU does not answer libvirt.",
+                        hint=f"'labctl reset {self.name}' ends it and brings all of the lab back, 'labctl down "
+                             f"{self.name}' takes the lab down.")
 
     def applied(self, states: Mapping[str, str]) -> dict[str, set[str] | None]:
         """The names of each node's steps that are done; None for a node that does not say."""
@@ -152,6 +154,31 @@ class Lab:
             return None if result.returncode else set(result.stdout.split())
 
         return of_each(self.plan.nodes, ask)
+
+    def holders(self, answering: Collection[str]) -> dict[IPv4Address, dict[str, bool | None]]:
+        """Of each VIP, whether it is on the nodes that may have it; None for one that is not `answering`."""
+        frontends = {frontend.address: frontend for frontend in self.plan.frontends()}
+        seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
+        seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
+        candidates = {name for frontend in frontends.values() for name in frontend.holders}
+
+        def ask(node: PlannedNode) -> set[tuple[str, str]] | None:
+            try:
+                said = self.ssh.run(node.name, "ip -o -4 address", timeout=seconds).stdout
+            except Unreachable:
+                return None
+            lines = [line.split() for line in said.splitlines()]
+            return {(words[1], words[3].partition("/")[0]) for words in lines if len(words) > 3}
+
+        asked = [node for node in self.plan.nodes if node.name in candidates and node.name in answering]
+        found = of_each(asked, ask)
+
+        def holds(name: str, address: IPv4Address) -> bool | None:
+            has = found.get(name)
+            return None if has is None else (self.plan.node(name).interface_to(address).name, str(address)) in has
+
+        return {address: {name: holds(name, address) for name in frontend.holders}
+                for address, frontend in frontends.items()}
 
     def clocks(self) -> dict[str, float]:
         """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
@@ -174,6 +201,16 @@ class Lab:
     def gates(self, progress: Progress, limit: float | None = None) -> readiness.Gates:
         """The readiness gates of this lab."""
         return readiness.Gates(self.plan, self.host, self.provider, self.ssh, self.record.accel, progress, limit)
+
+    def must_run(self, node: PlannedNode, states: Mapping[str, str] | None = None) -> None:
+        """Raise LabError for a node that does not run; `states` are those of the lab, if they are known already."""
+        state = (states or self.states())[node.name]
+        if state == "running":
+            return
+        if state == "hangs":
+            raise self._hangs(node)
+        verb, what = ("reboot --force", "switches it off and on") if state == "paused" else ("start", "starts it")
+        raise LabError(f"The node '{node.name}' is {state}.", hint=f"'labctl {verb} {self.name}/{node.name}' {what}.")
 
     # ---- What is done to nodes ---------------------------------------------------------------------------
 
@@ -201,30 +238,6 @@ class Lab:
         """Pull the plug of a node; its disk stays as it is."""
         self.ssh.close(node.name)
         self.provider.destroy(node.name)
-
-    def reboot(self, nodes: Sequence[PlannedNode], progress: Progress) -> None:
-        """Restart the systems of running nodes, all at once, and return when the lab serves again.
-
-        Raises LabError for a node that does not take the command, GateError for one that does not come back.
-        """
-        def restart(node: PlannedNode) -> str:
-            progress.passed(node.name, "defined")
-            seconds, failure = _REBOOT_SECONDS * self.patience, f"The node '{node.name}' could not be rebooted"
-            boot = self.ssh.do(node.name, readiness.BOOT_ID, seconds, failure).strip()
-            with suppress(Unreachable):  # It may be gone before it has said that it goes.
-                self.ssh.do(node.name, "systemctl reboot", seconds, failure)
-            self.ssh.close(node.name)
-            return boot
-
-        self.must_not_hang(nodes)
-        past = of_each(nodes, restart).values()
-        gates = self.gates(progress)
-        try:
-            gates.wait_for_nodes(nodes, past)
-        except GateError as error:
-            raise GateError(error.message, hint=f"A step that was undone stays so after a reboot; "
-                                                f"'labctl status {self.name}' shows it.") from None
-        gates.wait_for_service()
 
     def apply(self, node: PlannedNode, step: Step) -> None:
         """Do a step on a running node, as its first boot did."""

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from labctl.base.each import of_each
 from labctl.base.errors import GateError, LabError, Unreachable
 from labctl.base.files import tail
 from labctl.base.progress import Progress
+from labctl.base.text import these
 from labctl.base.wait import Deadline, until
 from labctl.images.accel import slowness
 from labctl.labs.ssh import Ssh
@@ -106,6 +108,8 @@ class Gates:
         self._patience = patience(accel, len(plan.nodes))
         self._said: dict[tuple[str, str], str] = {}
         """What nodes have answered as they woke, by node and question, until it is used."""
+        self._pages: dict[str, int] = {}
+        """Where in its console a node's last start begins."""
 
     def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *,
                        late: Mapping[str, float] | None = None, start: Callable[[PlannedNode], None] | None = None,
@@ -167,6 +171,12 @@ class Gates:
                 wake.ask(self._port(node), "true", late[node.name], _ATTEMPT_SECONDS)
 
         of_each(nodes, ask)
+
+    def turn_the_page(self, nodes: Sequence[PlannedNode]) -> None:
+        """Look for causes in what nodes say from now on: they are about to be started again."""
+        for node in nodes:
+            path = self._host.console(node.name)
+            self._pages[node.name] = path.stat().st_size if path and path.exists() else 0
 
     # ---- One node -----------------------------------------------------------------------------------
 
@@ -297,14 +307,18 @@ class Gates:
             return
         if self._said.pop((node.name, _say_still_up(node)), "").split() == ["active"] * len(node.units):
             return
-        states: list[str] = []
+        states: dict[str, str] | None = None
 
         def all_active() -> bool:
-            states[:] = self._ask(node, _say_units(node)).split()
-            return states == ["active"] * len(node.units) or "failed" in states
+            nonlocal states
+            units, heard, said = self._ask(node, _say_units(node)).partition("\n")
+            states = dict(zip_longest(units.split(), said.split(), fillvalue="unknown")) if heard else None
+            return states is not None and ("failed" in states.values() or set(states.values()) <= {"active"})
 
         until(all_active, self._deadline(_UNITS_SECONDS))
-        for unit, state in zip(node.units, states, strict=False):
+        if states is None:
+            raise self._failure(node, "units", "it does not say how its services are")
+        for unit, state in states.items():
             if state != "active":
                 raise self._failure(node, "units", f"the unit '{unit}' is {state[:_LONGEST]}")
 
@@ -331,7 +345,7 @@ class Gates:
             holders = self._holders(frontend)
             who = "one node" if any_will_do else f"'{first}'"
             raise GateError(f"The VIP {frontend.address} should be held by {who} alone, but "
-                            f"{' and '.join(map(repr, holders)) or 'no node'} holds it.",
+                            f"{these(holders, 'holds', 'hold', 'no node')} it.",
                             hint=f"'labctl steps {self._plan.lab} {first}' shows what should hold it.")
 
     def _holders(self, frontend: Frontend) -> list[str]:
@@ -389,7 +403,8 @@ class Gates:
         path: Path | None = self._host.console(node.name)
         if path is None or not path.exists():
             return ""
-        text = tail(path, _CONSOLE_BYTES).decode(errors="replace")
+        since = max(0, path.stat().st_size - self._pages.get(node.name, 0))
+        text = tail(path, min(_CONSOLE_BYTES, since)).decode(errors="replace")
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
 
 
@@ -399,7 +414,10 @@ def _in_turn(questions: Sequence[str]) -> str:
 
 
 def _say_units(node: PlannedNode) -> str:
-    return f"systemctl is-active {' '.join(node.units)} || true" if node.units else "true"
+    """A command that says which units the steps that are done need, and then of each what it is."""
+    needed = "; ".join(f'[ -e {step.marker} ] && units="$units {" ".join(step.units)}"'
+                       for step in node.steps if step.units)
+    return f'units=; {needed}; echo $units; [ -z "$units" ] || systemctl is-active $units || true'
 
 
 def _say_still_up(node: PlannedNode) -> str:

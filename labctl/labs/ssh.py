@@ -6,13 +6,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from labctl.base import proc
 from labctl.base.errors import LabError, Unreachable
-from labctl.base.process import CommandError, TooMuch, TooSlow, run
+from labctl.base.process import CommandError, TooMuch, TooSlow, relay, run
 
 _CONNECTION_FAILED = 255
 _GUESTS_OWN = "labctl: this exit code is the guest's"
@@ -38,10 +38,10 @@ class Ssh:
         self._config = config
         self._control = control
 
-    def command(self, node: str, *words: str, terminal: bool = False) -> list[str]:
-        """The ssh command line that runs `words` on the node, or a login shell."""
+    def command(self, node: str, line: str = "", *, terminal: bool = False) -> list[str]:
+        """The ssh command line that runs a line of shell on the node, or a login shell."""
         self._drop_if_it_hangs(node)
-        return ["ssh", "-F", str(self._config), *(["-t"] if terminal else []), node, *(["--", *words] if words else [])]
+        return ["ssh", "-F", str(self._config), *(["-t"] if terminal else []), node, *(["--", line] if line else [])]
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a shell script on a node. Raises Unreachable if it cannot be reached within `timeout` seconds."""
@@ -57,6 +57,27 @@ class Ssh:
                 raise Unreachable(f"The node '{node}' cannot be reached by SSH: {_last_line(result.stderr)}.")
             result.stderr = said
         return result
+
+    def relay(self, node: str, line: str, out: Callable[[bytes], None], err: Callable[[bytes], None],
+              timeout: float) -> int:
+        """Run a line of shell on a node, hand on what it prints while it prints it, and return its exit code.
+
+        Raises Unreachable if the node cannot be reached, CommandError for what takes longer than `timeout` seconds.
+        """
+        code = relay(self.command(node, line), out, err, timeout)
+        if code == _CONNECTION_FAILED:
+            self.run(node, "true", timeout)  # The line's own exit code may be the same.
+        return code
+
+    def copy(self, sources: Sequence[str], target: str, *, recursive: bool) -> None:
+        """Copy files as scp does, whose words `sources` and `target` are. Raises LabError with what it says."""
+        result = run(["scp", "-q", "-F", self._config, "-3", *(["-r"] if recursive else []), "--", *sources, target],
+                     check=False)
+        if result.returncode:
+            said = [line.removeprefix("scp: ") for line in result.stderr.splitlines() if line.strip()]
+            directory = any("not a regular file" in line or "Is a directory" in line for line in said)
+            raise LabError("\n".join(["Not everything could be copied:", *(said or ["scp gives no reason"])]),
+                           hint="'-r' copies directories with all that is in them." if directory else "")
 
     def do(self, node: str, script: str, timeout: float, failure: str) -> str:
         """Run a script that has to succeed, and return what it printed.

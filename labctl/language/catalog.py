@@ -34,7 +34,9 @@ def find(wanted: str) -> Path:
         return path
     known = names()
     if wanted not in known:
-        raise LabError(f"There is no topology called '{wanted}'.", hint=did_you_mean(wanted, known))
+        file = Path(f"{wanted}.yaml")
+        hint = f"The file here is called './{file}'." if file.is_file() else did_you_mean(wanted, known)
+        raise LabError(f"There is no topology called '{wanted}'.", hint=hint)
     return known[wanted]
 
 

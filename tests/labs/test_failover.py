@@ -3,6 +3,7 @@
 import re
 from contextlib import nullcontext
 
+from labctl.base.text import these
 from labctl.base.wait import Deadline, until
 from labctl.labs.readiness import crowd
 from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
@@ -159,7 +160,7 @@ def _one_holder(frontend: Frontend, failover: Failover, observer: Observer) -> s
     if len(holders) != 1 or (failover.returns and holders != [first]):
         who = f"'{first}'" if failover.returns else "One node"
         observer.blame(f"{who} should hold {frontend.address}, and it alone; "
-                       f"{' and '.join(map(repr, holders)) or 'nobody'} does.", *_steps(first, failover))
+                       f"{these(holders, 'does', 'do')}.", *_steps(first, failover))
     return holders[0]
 
 

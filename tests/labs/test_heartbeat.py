@@ -2,6 +2,7 @@
 
 
 
+from labctl.base.text import these
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Heartbeat
 from labctl.language.services.heartbeat import DEADTIME, MOVE_SECONDS
@@ -24,7 +25,7 @@ def test_members(heartbeat: str, observer: Observer) -> None:
                                         Deadline(DEADTIME * observer.lab.patience)):
         silent = []
     if silent:
-        observer.blame(f"{' and '.join(map(repr, silent))} takes no part: no heartbeat is heard.",
+        observer.blame(f"{these(silent, 'takes', 'take')} no part: no heartbeat is heard.",
                        *(suspect for node in silent for suspect in _suspects(node, observer)))
     first = service.nodes[0]
     if service.auto_failback:
@@ -32,7 +33,7 @@ def test_members(heartbeat: str, observer: Observer) -> None:
     holders = observer.settled(frontend_of(service, observer))
     if len(holders) != 1:
         observer.blame(f"One node should hold {service.vip}, and it alone; "
-                       f"{' and '.join(map(repr, holders)) or 'nobody'} does.", *_suspects(first, observer))
+                       f"{these(holders, 'does', 'do')}.", *_suspects(first, observer))
 
 
 def test_watch(watching: tuple[str, str], observer: Observer) -> None:

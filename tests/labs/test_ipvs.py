@@ -3,6 +3,7 @@
 import shlex
 from ipaddress import IPv4Address
 
+from labctl.base.text import these
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Ipvs
 from labctl.observe.balancing import (
@@ -39,10 +40,10 @@ def test_arp(vip: str, observer: Observer) -> None:
         return
     thieves = [node for node in service.real_servers if node in answering]
     if thieves:
-        observer.blame(f"Beside the director, {' and '.join(map(repr, thieves))} answers ARP requests for the VIP "
+        observer.blame(f"Beside the director, {these(thieves, 'answers', 'answer')} ARP requests for the VIP "
                        f"{service.vip}: it takes the director's clients.", *((node, "ipvs/arp") for node in thieves))
-    who = " and ".join(map(repr, sorted(answering))) or "nobody"
-    observer.blame(f"'{first}' should answer ARP requests for the VIP {service.vip}, and it alone; {who} does.",
+    who = these(sorted(answering), "does", "do")
+    observer.blame(f"'{first}' should answer ARP requests for the VIP {service.vip}, and it alone; {who}.",
                    *director_steps(service, first, "vip"))
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from labctl.base.each import of_each
-from labctl.base.process import CommandError, first_line, run
+from labctl.base.process import CommandError, first_line, relay, run
 
 
 def test_a_program_that_talks_on_is_ended_after_its_first_line(tmp_path: Path) -> None:
@@ -72,3 +72,22 @@ def test_a_program_that_nobody_waits_for_any_more_is_ended(ask: Callable[[], obj
     with pytest.raises(KeyError, match="b"):
         of_each([SimpleNamespace(name="a"), SimpleNamespace(name="b")], work, together=True)
     assert time.monotonic() - before < 30
+
+
+def test_what_a_program_prints_is_handed_on_while_it_prints_it() -> None:
+    said: list[tuple[str, bytes]] = []
+    script = r"printf 'a\033\n\377'; echo oh >&2; read line; exit 7"
+    code = relay(["sh", "-c", script], lambda block: said.append(("out", block)),
+                         lambda block: said.append(("err", block)), timeout=60)
+    assert code == 7
+    assert b"".join(block for stream, block in said if stream == "out") == b"a\x1b\n\xff"
+    assert ("err", b"oh\n") in said
+
+
+def test_a_program_that_is_relayed_has_a_deadline() -> None:
+    said: list[bytes] = []
+    start = time.monotonic()
+    with pytest.raises(CommandError, match="did not end within"):
+        relay(["sh", "-c", "echo early; exec sleep 60"], said.append, said.append, timeout=0.5)
+    assert said == [b"early\n"]
+    assert time.monotonic() - start < 30

@@ -83,3 +83,11 @@ def test_a_name_that_is_fit_for_no_lab_is_told_with_the_way_out(name: str) -> No
     assert "--name" in caught.value.hint
     with pytest.raises(LabError, match="is no name for a lab"):
         catalog.lab_name(Path("my_lab.yaml"), None)
+
+
+def test_a_name_that_is_a_file_here_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(BASE)
+    with pytest.raises(LabError, match="no topology called 'my'") as caught:
+        catalog.find("my")
+    assert caught.value.hint == "The file here is called './my.yaml'."
+    assert catalog.load(catalog.find("./my.yaml")).title == "Test bed"

@@ -2,26 +2,18 @@
 
 import json
 import os
-import re
-import subprocess
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import refused, typed
+from pretend import pretend
 from samples import BASE, plan_of, recorded, second_ipvs
 
 from labctl.base import config
-from labctl.base.errors import Unreachable
-from labctl.base.progress import GATES
-from labctl.labs import lab
-from labctl.labs.readiness import BOOT_ID
 from labctl.labs.ssh import Ssh
 from labctl.language import catalog
 from labctl.machines.private_room import PrivateRoom
-from labctl.plan.plan import Plan
 
 # ---- new ----------------------------------------------------------------------------------------------------
 
@@ -121,56 +113,6 @@ def test_offline_a_lab_on_another_machine_is_left_alone(monkeypatch: pytest.Monk
 # ---- Labs that only seem to be there ------------------------------------------------------------------------
 
 
-class Nodes:
-    """Nodes in the place of a lab's: they answer scripts at once, and keep the steps' markers."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.steps = {node.name: {step.name for step in node.steps} for node in plan.nodes}
-        self.states = {node.name: "running" for node in plan.nodes}
-        self.silent: set[str] = set()
-        self.hanging: set[str] = set()
-        self.done: list[str] = []
-        self.boots = dict.fromkeys(self.states, 1)
-        self._digest = plan.digest
-
-    def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Take the place of Ssh.run."""
-        assert timeout > 0
-        if node in self.silent:
-            raise Unreachable(f"The node '{node}' cannot be reached.")
-        if script == "systemctl reboot":
-            self.boots[node] += 1
-            raise Unreachable("Connection closed.")
-        answers = {"ls ": "\n".join(self.steps[node]), BOOT_ID: f"boot {self.boots[node]}\n",
-                   "date +%s": str(time.time()), "timeout 5 bash -c": "HTTP/1.1 200 OK",
-                   "i=0; while": f'{{"v1": {{"errors": []}}}}\n{self._digest}\n',
-                   "ip -o": "eth0", "systemctl is-active": "active\n" * len(script.split()[2:-2])}
-        for beginning, answer in answers.items():
-            if script.startswith(beginning):
-                return subprocess.CompletedProcess([], 0, answer, "")
-        marker, = re.findall(r"rm -f /var/lib/labctl/steps/(\S+)", script)
-        self.steps[node].discard(marker)
-        verb = "undo"
-        if f"touch /var/lib/labctl/steps/{marker}\n" in script:
-            self.steps[node].add(marker)
-            verb = "apply"
-        self.done.append(f"{verb} {node}/{marker}")
-        return subprocess.CompletedProcess([], 0, "", "")
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, name: str = "lab", text: str = BASE) -> Nodes:
-    """A lab that is up, as far as labctl can see."""
-    plan = plan_of(text, name)
-    nodes = Nodes(plan)
-    recorded(plan)
-    monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
-    monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(
-        states=lambda: nodes.states, hangs=lambda node: node in nodes.hanging))
-    monkeypatch.setattr(Ssh, "run", lambda _, *words, **options: nodes.run(*words, **options))
-    monkeypatch.setattr(Ssh, "close", lambda _, node: nodes.done.append(f"close {node}"))
-    return nodes
-
-
 def steps_in_json(node: str) -> dict[str, bool | None]:
     found = json.loads(typed("status", "-o", "json").stdout)
     assert found["version"] == 2
@@ -254,26 +196,12 @@ def test_a_service_is_looked_for_in_all_labs(monkeypatch: pytest.MonkeyPatch) ->
     assert "lvs/rules.shop: done" in typed("apply", "rs1/shop").stderr
 
 
-def test_reboot_returns_when_the_lab_serves_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_tells_who_holds_each_vip(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = pretend(monkeypatch)
-    said = typed("reboot", "rs*").stderr
-    assert [node for node, boot in nodes.boots.items() if boot > 1] == ["rs1", "rs2"]
-    assert sorted(nodes.done) == ["close rs1", "close rs2"]
-    assert all(f"rs1: {gate}\n" in said for gate in GATES)
-    assert said.endswith("The lab 'lab' serves again.\n")
-
-
-def test_a_node_that_cannot_be_asked_is_not_rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = pretend(monkeypatch)
-    nodes.silent = {"rs1"}
-    assert refused("reboot", "rs1").message \
-        == "The node 'rs1' could not be rebooted: the node 'rs1' cannot be reached."
-    assert set(nodes.boots.values()) == {1}
-
-
-def test_a_node_that_does_not_come_back_as_it_was_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = pretend(monkeypatch)
-    nodes.states["rs1"] = "crashed"
-    error = refused("reboot", "lab/rs1")
-    assert "'rs1' did not pass the gate 'booting': the machine is crashed" in error.message
-    assert "labctl status lab" in error.hint
+    assert typed("status").stdout.splitlines()[-1] == "10.10.10.100: 'lvs' holds it"
+    typed("undo", "lvs/vip")
+    assert typed("status").stdout.splitlines()[-1] == "10.10.10.100: nobody holds it"
+    assert json.loads(typed("status", "-o", "json").stdout)["vips"] == {"10.10.10.100": {"lvs": False}}
+    nodes.silent = {"lvs"}
+    assert typed("status").stdout.splitlines()[-1] == "10.10.10.100: 'lvs' does not answer"
+    assert json.loads(typed("status", "-o", "json").stdout)["vips"] == {"10.10.10.100": {"lvs": None}}

@@ -66,6 +66,39 @@ def test_a_machine_that_will_never_answer_is_not_waited_for(
     assert f"    {console.splitlines()[-1]}" in caught.value.message
 
 
+def test_what_a_node_said_before_it_was_started_again_is_no_cause(tmp_path: Path) -> None:
+    plan = plan_of()
+    log = tmp_path / "console.log"
+    log.write_text("[  1.0] Kernel panic - not syncing: Fatal exception\n")
+    passed: list[str] = []
+    waiting = gates(log, {"client": "running"}, Rebooting(plan, "new"), "kvm", passed)
+    waiting.turn_the_page([plan.node("client")])
+    waiting.wait_for_nodes([plan.node("client")])
+    assert passed == ["booting", "ssh", "configured", "units"]
+    later = gates(log, {"client": "running"})
+    with pytest.raises(GateError, match="Fatal exception"):
+        later.wait_for_nodes([plan.node("client")])
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("", "it does not say"), ("a\nfailed\n", "'a' is failed"), ("a b\nactive\n", "'b' is unknown"),
+                         ("a\nactivating\n", "'a' is activating")])
+def test_services_that_are_not_up_are_told(said: str, reason: str) -> None:
+    plan = plan_of()
+    ssh = Rebooting(plan, "new", units=said)
+    with pytest.raises(GateError, match=reason):
+        gates(None, {"rs1": "running"}, ssh, "kvm", limit=0.01).wait_for_nodes([plan.node("rs1")])
+
+
+@pytest.mark.parametrize("said", ["\n", "apache2\nactive\n"])
+def test_services_that_no_step_needs_are_not_waited_for(said: str) -> None:
+    plan = plan_of()
+    passed: list[str] = []
+    ssh = Rebooting(plan, "new", units=said)
+    gates(None, {"rs1": "running"}, ssh, "kvm", passed, limit=0.01).wait_for_nodes([plan.node("rs1")])
+    assert passed[-1] == "units"
+
+
 @pytest.mark.parametrize(
     ("states", "reason"), [({}, "the machine is gone"), ({"rs1": "crashed"}, "is crashed")]
 )
@@ -78,10 +111,12 @@ def test_a_machine_that_is_not_running_is_not_waited_for(states: dict[str, str],
 class Rebooting(Ssh):
     """The ssh of a node that goes down and comes back: the boot ids it tells, None while it does not answer."""
 
-    def __init__(self, plan: Plan, *boots: str | None, late: float = 0, time_of_day: str | None = None) -> None:
+    def __init__(self, plan: Plan, *boots: str | None, late: float = 0, time_of_day: str | None = None,
+                 units: str = "") -> None:
         super().__init__(Path("none"), Path)
         self._late = late
         self._time_of_day = time_of_day
+        self._units = units
         self._digest = plan.digest
         self._boots = iter(boots)
         self.scripts: list[str] = []
@@ -97,6 +132,8 @@ class Rebooting(Ssh):
             if boot is None:
                 raise Unreachable("The node 'client' cannot be reached by SSH: no route.")
             out = f"{boot}\n"
+        elif script.startswith("units="):
+            out = self._units
         elif script == "date +%s.%N":
             out = f"{time.time() - self._late}\n" if self._time_of_day is None else self._time_of_day
         return subprocess.CompletedProcess([], 0, out, "")

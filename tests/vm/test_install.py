@@ -49,13 +49,17 @@ def test_a_bundle_sets_up_a_machine_without_a_network(labctl: Labctl, image: sto
         result = subprocess.run(
             ["unshare", *user, "-n", *words], cwd=classroom, capture_output=True, text=True, check=False,
             env={"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(classroom),
-                 **labctl.environment})
+                 **{name: value for name, value in labctl.environment.items() if name != "LABCTL_GUEST"}})
         assert result.returncode == 0, result.stderr
-        return result.stdout
+        return result.stdout + result.stderr
 
-    without_network("tar", "xf", file, "install.sh")
-    without_network("sh", "install.sh", file, "labctl")
     there = classroom / "labctl/bin/labctl"
+    without_network("tar", "xf", file, "install.sh")
+    said = without_network("sh", "install.sh", file, "labctl")
+    assert f"so labs use {GUEST}: 'guest: {GUEST}' is now in {classroom}/.config/labctl/config.yaml" in said
+    assert f"PATH={there.parent}:$PATH " in said
+    assert "now in" not in without_network("sh", "install.sh", file, "labctl"), "the second time all is there"
+    assert (classroom / ".config/labctl/config.yaml").read_text() == f"guest: {GUEST}\n"
     assert f"digest: {image.manifest.digest}" in without_network(there, "image", "inspect", GUEST)
     assert (classroom / ".local/share/labctl/images" / GUEST).is_symlink()
     without_network(there, "up", "exam")

@@ -1,0 +1,56 @@
+"""Commands that switch nodes on and off."""
+
+from typing import Annotated
+
+import typer
+
+from labctl.cli.common import (
+    Events,
+    EventsOption,
+    Panel,
+    PatternArgument,
+    command,
+    err,
+    must_be_open,
+    progress_of,
+)
+from labctl.labs import power, targets
+from labctl.labs.lab import Lab
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Pull the plug, also of a node that does not answer.")]
+
+
+@command(Panel.nodes, "labctl start rs1", "labctl start 'lab-2/*'")
+def start(target: PatternArgument, output: EventsOption = Events.text) -> None:
+    """Switch on nodes that are off, and return when they are ready and the lab serves again."""
+    found, nodes = targets.some_nodes(target)
+    must_be_open(found)
+    with progress_of(nodes, output) as progress:
+        trouble = power.start(found, nodes, progress)
+    _say_what_came_of_it(found, trouble)
+
+
+@command(Panel.nodes, "labctl stop rs1", "labctl stop --force 'lvs-*'")
+def stop(target: PatternArgument, force: ForceOption = False) -> None:
+    """Shut down the systems of nodes and switch them off; their disks stay as they are."""
+    found, nodes = targets.some_nodes(target)
+    must_be_open(found)
+    with progress_of([]) as progress:
+        power.stop(found, nodes, progress, force=force)
+    for node in nodes:
+        err.print(f"'{node.name}' is off.", markup=False)
+
+
+@command(Panel.nodes, "labctl reboot 'rs*'", "labctl reboot --force rs1")
+def reboot(target: PatternArgument, force: ForceOption = False, output: EventsOption = Events.text) -> None:
+    """Restart the systems of nodes, and return when the lab serves again."""
+    found, nodes = targets.some_nodes(target)
+    must_be_open(found)
+    with progress_of(nodes, output) as progress:
+        trouble = power.reboot(found, nodes, progress, force=force)
+    _say_what_came_of_it(found, trouble)
+
+
+def _say_what_came_of_it(found: Lab, trouble: str) -> None:
+    err.print(f"The nodes are ready. {trouble}" if trouble else f"The lab '{found.name}' serves again.",
+              markup=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""Commands for steps: what they are, and to do them and take them back."""
+
+from typing import Annotated
+
+import typer
+
+from labctl.cli import display
+from labctl.cli.common import (
+    GuestOption,
+    Panel,
+    SetOption,
+    StepsArgument,
+    command,
+    err,
+    make_plan,
+    must_be_open,
+    topology_names,
+)
+from labctl.labs import lab, targets
+
+
+@command(Panel.steps, "labctl steps lvs-dr rs1")
+def steps(
+    name: Annotated[str, typer.Argument(metavar="LAB", help="A lab that is up, or a topology.",
+                                        autocompletion=topology_names, show_default=False)],
+    node: Annotated[str | None, typer.Argument(help="Only this node.", show_default=False)] = None,
+    guest: GuestOption = None,
+    changes: SetOption = None,
+) -> None:
+    """Print what a person would type on the nodes, and why, as a readable sheet."""
+    running = lab.open_lab(name).plan if name in lab.names() and not changes else None
+    planned = running if running and guest in (None, running.guest.name) else make_plan(name, None, guest, changes)
+    display.sheet(planned, [planned.node(node)] if node else planned.nodes, typer.echo)
+
+
+@command(Panel.steps, "labctl apply rs1/arp", "labctl apply web")
+def apply(wanted: StepsArgument) -> None:
+    """Do steps on their nodes (again), or all steps of services."""
+    for found, chosen in [targets.some_steps(target) for target in wanted]:  # A typing error stops all of it.
+        must_be_open(found)
+        states = found.states()
+        for node, step in chosen:
+            found.must_run(node, states)
+            found.apply(node, step)
+            err.print(f"{node.name}/{step.name}: done", markup=False)
+
+
+@command(Panel.steps, "labctl undo rs1/arp", "labctl undo rs1/arp rs2/arp", "labctl undo web")
+def undo(wanted: StepsArgument) -> None:
+    """Take steps back on their nodes, or all steps of services that are done, the last one first."""
+    for found, chosen in [targets.some_steps(target) for target in wanted]:
+        must_be_open(found)
+        states = found.states()
+        # A single step is taken back whatever its marker says: it may have failed halfway.
+        applied = found.applied(states) if len(chosen) > 1 else {}
+        for node, step in reversed(chosen):
+            done = applied.get(node.name)
+            if done is not None and step.name not in done:
+                err.print(f"{node.name}/{step.name}: was not done", markup=False)
+                continue
+            found.must_run(node, states)
+            found.undo(node, step)
+            err.print(f"{node.name}/{step.name}: undone", markup=False)
