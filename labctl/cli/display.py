@@ -36,7 +36,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Rows under headings, as wide as they need to be."""
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(escape(visible(cell)) for cell in row))
     grid.width = console.measure(grid, options=console.options.update(width=10_000)).maximum
     console.print(grid, soft_wrap=True)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from labctl.base.errors import LabError
+from labctl.base.text import visible
 from labctl.cli.common import Panel, command, err, out, progress_of
 from labctl.plan import guests
 
@@ -30,7 +31,7 @@ def doctor(
     for finding in findings:
         sign = {"fine": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}[finding.verdict]
         out.print(f"{sign} ", end="")
-        out.print(f"{finding.what}: {finding.detail}", markup=False, soft_wrap=True)
+        out.print(visible(f"{finding.what}: {finding.detail}"), markup=False, soft_wrap=True)
         if finding.mend:
             out.print(f"    {finding.mend}", markup=False, soft_wrap=True)
     missing = [finding for finding in findings if finding.verdict == "missing"]

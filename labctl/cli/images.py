@@ -113,7 +113,7 @@ def image_inspect(
 ) -> None:
     """Show what an image is made of."""
     image = store.find(name)
-    print_data({"image": name, "digest": image.manifest.digest, "path": str(image.path),
+    print_data({"version": 1, "image": name, "digest": image.manifest.digest, "path": str(image.path),
            **image.manifest.model_dump(mode="json")}, output)
 
 

@@ -205,3 +205,12 @@ def test_status_tells_who_holds_each_vip(monkeypatch: pytest.MonkeyPatch) -> Non
     nodes.silent = {"lvs"}
     assert typed("status").stdout.splitlines()[-1] == "10.10.10.100: 'lvs' does not answer"
     assert json.loads(typed("status", "-o", "json").stdout)["vips"] == {"10.10.10.100": {"lvs": None}}
+
+
+@pytest.mark.parametrize("words", [["list"], ["image", "list"], ["checkpoint", "list"]])
+def test_where_there_is_nothing_data_is_an_empty_list(words: list[str]) -> None:
+    for output in ("json", "yaml"):
+        assert typed(*words, "-o", output).stdout == "[]\n"
+    result = typed(*words)
+    assert result.stdout == ""
+    assert result.stderr

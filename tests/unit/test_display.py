@@ -40,6 +40,12 @@ def test_a_table_shows_its_cells_as_they_are_and_whole() -> None:
     assert second.split() == ["b"]
 
 
+def test_a_cell_cannot_move_the_cursor() -> None:
+    console, out = printed()
+    display.table(console, ["NOTE"], [["\x1b[2J\x9b31m"]])
+    assert out.getvalue().splitlines()[1].strip() == "^[[2J\\x9b31m"
+
+
 def test_progress_on_a_pipe_is_a_line_per_event() -> None:
     console, out = printed()
     with display.PlainProgress(console) as progress:

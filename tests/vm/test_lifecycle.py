@@ -1,10 +1,13 @@
 """A lab's life as users see it."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from machines import PATIENCE, Labctl, processors
+
+from labctl.base.wait import Deadline, until
 
 
 @pytest.mark.vm
@@ -81,9 +84,53 @@ def test_reboot_returns_when_the_lab_serves_again(shared: Labctl) -> None:
 
 
 @pytest.mark.vm
+def test_a_node_is_shut_down_and_started_again(shared: Labctl) -> None:
+    shared("stop", "lvs-dr/rs1")
+    assert {node["node"]: node["state"] for node in shared.json("status", "lvs-dr")["nodes"]}["rs1"] == "off"
+    assert "The node 'rs1' is off" in shared("ssh", "lvs-dr/rs1", "true", code=2).err
+    assert "The lab 'lvs-dr' serves again" in shared("start", "lvs-dr/rs*").err
+    assert undone(shared) == set()
+
+
+@pytest.mark.vm
+def test_a_node_that_panicked_is_switched_off_and_on(shared: Labctl) -> None:
+    shared("undo", "lvs-dr/rs2/httpd")
+    shared("exec", "lvs-dr/rs2", "nohup sh -c 'sleep 1; echo c >/proc/sysrq-trigger' >/dev/null 2>&1 &")
+    assert until(lambda: "Kernel panic" in shared("logs", "lvs-dr/rs2").out, Deadline(30 * PATIENCE))
+    started = time.monotonic()
+    assert "The node 'rs2' does not answer" in shared("reboot", "lvs-dr/rs2", code=2).err
+    assert time.monotonic() - started < 30
+    shared("reboot", "--force", "lvs-dr/rs2")
+    assert undone(shared) == {"rs2/httpd"}, "it was not waited for"
+    shared("apply", "lvs-dr/rs2/httpd")
+
+
+@pytest.mark.vm
+def test_files_are_copied_to_nodes_between_them_and_back(shared: Labctl, tmp_path: Path) -> None:
+    there, back = tmp_path / "a tree", tmp_path / "back"
+    (there / "deep").mkdir(parents=True)
+    (there / "deep" / "-x").write_bytes(bytes(range(256)))
+    back.mkdir()
+    shared("cp", "-r", str(there), "lvs-dr/rs1:/tmp/")
+    shared("cp", "-r", "lvs-dr/rs1:/tmp/a tree", "lvs-dr/client:")
+    shared("cp", "-r", "lvs-dr/client:a tree", str(back))
+    assert (back / "a tree" / "deep" / "-x").read_bytes() == bytes(range(256))
+    error = shared("cp", "lvs-dr/client:a tree", "lvs-dr/client:nowhere", str(back), code=2).err
+    assert "nowhere: No such file" in error
+    assert "'-r' copies directories" in error
+
+
+@pytest.mark.vm
+def test_a_line_of_shell_and_words_get_there(shared: Labctl) -> None:
+    assert shared("exec", "lvs-dr/rs*", "--", "hostname | tr a-z A-Z; exit 3", code=3).out == "rs1: RS1\nrs2: RS2\n"
+    assert shared("ssh", "lvs-dr/rs1", "--", "printf", "%s", "a  b|c").out == "a  b|c"
+
+
+@pytest.mark.vm
 def test_exit_codes_pass_through(shared: Labctl) -> None:
     shared("ssh", "lvs-dr/rs1", "exit 7", code=7)
     shared("exec", "lvs-dr/rs1", "sh", "-c", "exit 9", code=9)
+    shared("exec", "lvs-dr/rs1", "exit 255", code=255)
 
 
 @pytest.mark.vm
