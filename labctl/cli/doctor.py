@@ -36,7 +36,7 @@ def doctor(
             out.print(f"    {finding.mend}", markup=False, soft_wrap=True)
     missing = [finding for finding in findings if finding.verdict == "missing"]
     if missing and guest is None:
-        raise LabError(f"{len(missing)} of {len(findings)} things that a lab needs are missing.")
+        raise LabError(f"Missing: {len(missing)} of {len(findings)} things that a lab needs.")
     if guest:
         err.print(f"{len(findings) - len(missing)} of {len(findings)} assumptions hold for the image of '{guest}'.")
     if missing:
