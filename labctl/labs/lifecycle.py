@@ -147,9 +147,11 @@ def _must_serve(lab: Lab) -> None:
     """Raise LabError, with what mends it, if a lab that is up does not serve; one that was saved broken need not."""
     trouble = "" if lab.record.trouble else rewind.look(lab)
     if trouble:
+        off = [f"{lab.name}/{name}" for name, state in lab.states().items() if state == "off"]
+        start = f"'labctl start {off[0]}' switches it on; " if off else ""
         reset = f"'labctl reset {lab.name}' puts it back to how it was; " if Ability.save in lab.host.abilities else ""
         raise LabError(f"The lab '{lab.name}' is up, but it does not serve: {trouble}",
-                       hint=f"{reset}'labctl down {lab.name}', then 'labctl up' makes it anew.")
+                       hint=f"{start}{reset}'labctl down {lab.name}', then 'labctl up' makes it anew.")
 
 
 def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> None:

@@ -43,7 +43,12 @@ def test_up_tells_what_is_wrong_with_a_lab_that_is_up_and_what_mends_it(monkeypa
     monkeypatch.setattr(Ssh, "run", lambda *_: pytest.fail("asks a node"))
     with pytest.raises(LabError, match=r"is up, but it does not serve: .*'rs1' .* the machine is paused") as caught:
         lifecycle.up(plan, "tcg", None, Silent())
-    assert "'labctl reset lab'" in caught.value.hint
+    assert caught.value.hint.startswith("'labctl reset lab'")
+    monkeypatch.setattr(lab.Lab, "provider", SimpleNamespace(
+        states=lambda: {node.name: "running" for node in plan.nodes if node.name != "rs1"}, hangs=lambda _: False))
+    with pytest.raises(LabError) as caught:
+        lifecycle.up(plan, "tcg", None, Silent())
+    assert caught.value.hint.startswith("'labctl start lab/rs1' switches it on; 'labctl reset lab'")
     made.save(trouble="It was broken when it was saved.")
     assert lifecycle.up(plan, "tcg", None, Silent()).record.trouble
 
