@@ -1,6 +1,6 @@
 """Nodes are switched on and off, and started again."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from labctl.base.each import of_each
@@ -116,7 +116,10 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
         except GateError as error:
             raise GateError(error.message, hint=f"'labctl logs {nodes[0].name}' shows all of its console, "
                                                 f"'labctl reset {lab.name}' puts the lab back.") from None
-    missing = _missing(lab)
+    states = lab.states()
+    missing = _missing(lab, states)
+    if set(states.values()) != {"running"}:
+        return missing  # Such a lab does not serve, whatever its VIPs answer.
     try:
         (lab.gates(progress, _GLANCE_SECONDS * lab.patience) if missing else gates).wait_for_service()
     except LabError as error:
@@ -126,9 +129,8 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
     return ""
 
 
-def _missing(lab: Lab) -> str:
+def _missing(lab: Lab, states: Mapping[str, str]) -> str:
     """What was taken away from a lab, in a sentence; empty if it is whole."""
-    states = lab.states()
     applied = lab.applied(states)
     lacking = [f"'{name}' is {state}" for name, state in states.items() if state != "running"]
     for node in lab.plan.nodes:
