@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
+from uuid import uuid4
 
 import pytest
 
@@ -23,7 +23,7 @@ from labctl.plan import guests, plan
 # It lives on, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")
 
-INSTANCE = UUID(int=7)
+INSTANCE = uuid4()
 _SEES = """
 import os, sys
 for path in sys.argv[1:]:
@@ -152,7 +152,7 @@ def test_a_room_is_found_by_its_labs_id_and_by_its_labs_directory(room: PrivateR
     room.open(plan.make(catalog.load(catalog.find("base")), "base", guests.load("debian-12")), known.append)
     assert known == [room_of_base().process], "and it was known before it made anything"
     assert private_room.there_are()[INSTANCE] == paths.lab("base")
-    private_room.end(UUID(int=8))
+    private_room.end(uuid4())
     private_room.end_in(paths.lab("bas"))
     assert room.is_open()
     private_room.end_in(paths.lab("base"))
