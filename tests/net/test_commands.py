@@ -76,8 +76,8 @@ def test_rm_takes_the_image_first_and_says_that_the_base_is_kept(tmp_path: Path,
     file = tmp_path / "own.qcow2"
     file.write_bytes(image)
     typed("image", "import", "centos-7", str(file))
-    manifest = store.Manifest(guest="centos-7", built=bases.find("centos-7").manifest.added, recipe_sha256="", files={},
-                              packages={})
+    manifest = store.Manifest(guest="centos-7", built=bases.find("centos-7").manifest.added, recipe_sha256="",
+                              files={"disk.qcow2": store.ImageFile(sha256="0" * 64, size=len(image))}, packages={})
     home = paths.images() / f"sha256-{manifest.digest}"
     home.mkdir(parents=True)
     (home / "manifest.json").write_text(manifest.model_dump_json())

@@ -1,12 +1,15 @@
 """A lab's life as users see it."""
 
+import os
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from machines import PATIENCE, Labctl, processors
 
+from labctl.base import namespace
 from labctl.base.wait import Deadline, until
 
 
@@ -16,6 +19,21 @@ def test_two_labs_with_the_same_addresses(shared: Labctl) -> None:
     assert [(row["lab"], row["state"]) for row in rows] == [("lvs-dr", "up"), ("lvs-dr-keepalived", "up")]
     machines = {shared("exec", f"{lab}/rs1", "cat", "/etc/machine-id").out for lab in ("lvs-dr", "lvs-dr-keepalived")}
     assert len(machines) == 2, "both labs' rs1 has the address 10.10.10.12, and they are two machines"
+
+
+@pytest.mark.vm
+def test_whoever_breaks_out_of_a_machine_is_nobody(shared: Labctl) -> None:
+    disks = f"{shared.directories['state']}/labctl/labs/lvs-dr/disks/".encode()
+    seen = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if disks in (process / "cmdline").read_bytes() and (process / "comm").read_text().startswith("qemu"):
+                seen.append(dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines()))
+    assert len(seen) == 4
+    for status in seen:
+        assert status["Uid"].split()[1] == str(namespace.machine_user() or os.getuid())
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert os.getuid() or int(status["CapEff"], 16) == 0
 
 
 @pytest.mark.vm

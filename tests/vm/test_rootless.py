@@ -16,6 +16,8 @@ from machines import GUEST, PATIENCE, ROOT, Labctl
 
 from labctl.images import store
 
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
+"""What 'su -' gives an ordinary user of Debian's: nothing of /usr/sbin."""
 USER, UID = "labctl-test", 4242
 
 BECOME = """\
@@ -75,7 +77,7 @@ def test_an_ordinary_user(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
                "labctl doctor; labctl up tiny.yaml --guest debian-12 && labctl exec web id -u && labctl test && "
                "labctl reset && echo sockets: $(ls /tmp/labctl-$(id -u)/*) && "
                "labctl down && ls -A .local/state/labctl/labs /tmp/labctl-$(id -u) && ps -u $(id -u) -o args=")
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(home / "run"),
+    environment = {"HOME": str(home), "PATH": PATH, "XDG_RUNTIME_DIR": str(home / "run"),
                    "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     try:
         result = subprocess.run(
