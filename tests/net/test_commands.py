@@ -81,6 +81,7 @@ def test_rm_takes_the_image_first_and_says_that_the_base_is_kept(tmp_path: Path,
     home = paths.images() / f"sha256-{manifest.digest}"
     home.mkdir(parents=True)
     (home / "manifest.json").write_text(manifest.model_dump_json())
+    (home / "disk.qcow2").write_bytes(image)
     (paths.images() / "centos-7").symlink_to(home.name)
     assert [line.split()[:2] for line in typed("image", "list").stdout.splitlines()[1:]] == [
         ["centos-7", "image"], ["centos-7", "base"]]
