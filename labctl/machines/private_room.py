@@ -201,14 +201,15 @@ def _ways(lab: Path, sockets_directory: Path) -> list[tuple[Path, Path]]:
     """
     if namespace.machine_user() == 0:
         return []
-    data, cache, booted = paths.images().parent, paths.cache(), paths.cache() / "boot"
-    for directory in (data, paths.images(), cache, booted):
+    # Any of them may be a link to a directory elsewhere.
+    kept = [paths.images().parent, paths.images(), paths.cache(), paths.cache() / "boot", paths.cache() / "libvirt"]
+    for directory in kept:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(directory.stat().st_mode | 0o001)
     os.chown(lab, -1, namespace.machine_user())
     lab.chmod(0o710)
     found = set()
-    for path in (lab, sockets_directory, data, cache, paths.images()):
+    for path in (lab, sockets_directory, *kept):
         for name in (path, path.resolve()):
             found.update([(parent, name) for parent in name.parents if not parent.stat().st_mode & 0o001][-1:])
     return sorted(found)

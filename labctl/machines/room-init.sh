@@ -3,8 +3,9 @@
 #
 #   room-init.sh labctl-room:ID ROOM CACHE SOCKETS MACHINES KVM [CLOSED PATH]... -- [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
 #
-# ID is the lab's, by which labctl finds its room. It runs as root of fresh user, network, mount and pid namespaces. MACHINES is the user that QEMU runs as, and KVM a further
-# group of it, or nothing. CLOSED is a directory that this user may not enter, on the way to the lab's PATH.
+# ID is the lab's, by which labctl finds its room. It runs as root of fresh user, network, mount and pid namespaces.
+# MACHINES is the user that QEMU runs as, and KVM a further group of it, or nothing. CLOSED is a directory that this user
+# may not enter, on the way to the lab's PATH.
 set -eu
 umask 022
 room=$2 cache=$3 sockets=$4 machines=$5 kvm=$6
