@@ -109,8 +109,14 @@ class Labctl:
         for shared in ("boot", "libvirt"):
             (paths.cache() / shared).mkdir(parents=True, exist_ok=True)
             (cache / "labctl" / shared).symlink_to(paths.cache() / shared)
-        environment = {"XDG_STATE_HOME": str(base), "XDG_RUNTIME_DIR": str(runtime), "XDG_CACHE_HOME": str(cache),
-                       "LABCTL_GUEST": GUEST, "LABCTL_ONCE": "1"}
+        # Of the user's data it has the images alone.
+        data = directories.mktemp("data")
+        (data / "labctl").mkdir()
+        for shared in (paths.images(), paths.bases()):
+            shared.mkdir(parents=True, exist_ok=True)
+            (data / "labctl" / shared.name).symlink_to(shared)
+        environment = {"XDG_DATA_HOME": str(data), "XDG_STATE_HOME": str(base), "XDG_CACHE_HOME": str(cache),
+                       "XDG_RUNTIME_DIR": str(runtime), "LABCTL_GUEST": GUEST, "LABCTL_ONCE": "1"}
         known = (base / "environment").open("w")
         fcntl.flock(known, fcntl.LOCK_EX)
         json.dump(environment, known)

@@ -41,7 +41,7 @@ _HOLD_SECONDS = 20
 """For a machine to stand still, or to go on."""
 _MEMORY_SECONDS = 300
 """For a machine's memory to be written or read."""
-_ALIVE_SECONDS = 5
+_ALIVE_SECONDS = 10
 """For a QEMU or a libvirtd that is well, however busy."""
 _STALL_SECONDS = 60
 """For the next part of an upload to be taken."""
@@ -303,8 +303,10 @@ class Provider:
             with source.open("rb") as file:
                 upload = self._upload(pool, f"{self.instance}.{name}", file, size)
             # A volume is as long as it will be from the start, so one that was cut off looks like a whole one. What
-            # labs share is a copy, which libvirt makes by itself.
-            self._do(failure, _COPY_SECONDS, lambda: pool.createXMLFrom(_volume_xml(name, size, "raw"), upload))
+            # labs share is a copy, which libvirt makes by itself: of the format that it has found the upload to have.
+            self._do(failure, _CHANGE_SECONDS, pool.refresh)
+            format_ = "qcow2" if source.suffix == ".qcow2" else "raw"
+            self._do(failure, _COPY_SECONDS, lambda: pool.createXMLFrom(_volume_xml(name, size, format_), upload))
             self._do(failure, _CHANGE_SECONDS, upload.delete)
             return Path(self._do(failure, _QUESTION_SECONDS, lambda: pool.storageVolLookupByName(name).path()))
 

@@ -1,5 +1,6 @@
 """Whatever hangs is named in time, and goes with its lab."""
 
+import json
 import os
 import signal
 import socket
@@ -22,17 +23,23 @@ def qemu(labctl: Labctl, node: str) -> int:
                 if f"guest=tiny.{node}," in " ".join(words) and str(labctl.directories["state"]) in " ".join(words))
 
 
+def sockets(labctl: Labctl) -> Path:
+    """Where the lab's sockets are, as its record says."""
+    record = json.loads((labctl.directories["state"] / "labctl/labs/tiny/lab.json").read_text())
+    return Path(record["sockets"])
+
+
 def libvirtd(labctl: Labctl) -> int:
     """The process behind libvirt's socket."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(next(labctl.directories["runtime"].rglob("libvirt-sock"))))
+        connection.connect(str(sockets(labctl) / "libvirt-sock"))
         return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 
 def ssh_masters(labctl: Labctl) -> list[int]:
     """The processes that keep shared connections."""
     return [pid for pid, words in processes()
-            if words[0].startswith(f"ssh: {labctl.directories['runtime']}") and words[0].endswith("[mux]")]
+            if words[0].startswith(f"ssh: {sockets(labctl)}") and words[0].endswith("[mux]")]
 
 
 def processes() -> Iterator[tuple[int, list[str]]]:
@@ -64,7 +71,7 @@ def says(labctl: Labctl, *words: str) -> str:
 
 @pytest.mark.vm
 def test_what_hangs_is_named_in_time(labctl: Labctl, tiny: str) -> None:
-    labctl("up", tiny, alone=True)
+    labctl("up", tiny, use="start")
     with stopped(qemu(labctl, "client")):
         rows = {row["node"]: row["state"] for row in labctl.json("status")["nodes"]}
         assert rows == {"web": "running", "client": "hangs"}
