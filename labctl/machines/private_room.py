@@ -114,8 +114,8 @@ class PrivateRoom(Host):
              str(namespace.machine_user()), str(namespace.kvm_group() or ""),
              *(part for way in _ways(self._directory, self._sockets) for part in way), "--", *bridges],
             self._log, remember)
-        until(lambda: self._socket.exists() or process.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
-        if process.poll() is not None or not self._socket.exists():
+        until(lambda: self._listens() or process.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
+        if process.poll() is not None or not self._listens():
             said = self._log.read_text(errors="replace").strip().splitlines()
             raise LabError(f"The lab's private room could not be opened: {said[-1] if said else 'no reason given'}.",
                            hint="'labctl doctor' says what is missing.")
@@ -157,6 +157,11 @@ class PrivateRoom(Host):
     @override
     def console(self, node: str) -> Path:
         return self._directory / "consoles" / f"{node}.log"
+
+    def _listens(self) -> bool:
+        """Whether libvirtd takes connections; its socket is there a moment earlier."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(str(self._socket)) == 0
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self.process.pid if self.process else 0), "-U", "--preserve-credentials", "-n"]
