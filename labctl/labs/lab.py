@@ -295,6 +295,7 @@ def locked(name: str) -> Iterator[None]:
     lock = FileLock(paths.labs() / f".{name}.lock", timeout=0)
     try:
         with lock:
+            _sign_of_a_test(name).unlink(missing_ok=True)  # Of a test that was killed.
             try:
                 yield
             finally:
@@ -322,7 +323,7 @@ def under_test(name: str) -> Iterator[None]:
 def _is_tested(name: str) -> bool:
     try:
         with FileLock(_sign_of_a_test(name), timeout=0):
-            _sign_of_a_test(name).unlink()
+            _sign_of_a_test(name).unlink(missing_ok=True)
     except Timeout:
         return True
     return False

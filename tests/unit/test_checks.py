@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from samples import KEEPALIVED, NAT, plan_of
 
-from labctl.base import resources
+from labctl.base import paths, resources
 from labctl.base.errors import LabError, Unreachable
 from labctl.labs.lab import locked, under_test
 from labctl.observe import checks
@@ -173,6 +173,14 @@ def test_a_lab_is_tested_by_one_at_a_time_and_not_changed_meanwhile() -> None:
             pass
     with locked("mine"), pytest.raises(LabError, match="Another labctl is changing the lab 'mine'"):
         checks.run(lab_of(NAT), Noted())
+
+
+def test_a_test_that_was_killed_leaves_nothing_once_the_lab_is_changed() -> None:
+    paths.labs().mkdir(parents=True)
+    (paths.labs() / ".mine.test").touch()
+    with locked("mine"):
+        pass
+    assert list(paths.labs().iterdir()) == []
 
 
 def test_a_suite_that_cannot_be_read_is_a_bug(suite: Path) -> None:
