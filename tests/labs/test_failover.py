@@ -67,7 +67,7 @@ def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) 
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.crash_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
-    with observer.faults.crash(holder), observer.probing(frontend) as probes:
+    with observer.probing(frontend) as probes, observer.faults.crash(holder):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         gap = observer.gap_until_it_serves(probes)
     measure(gap, "s", allowed)
