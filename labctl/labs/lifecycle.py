@@ -2,14 +2,10 @@
 
 import os
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from labctl.base import paths
+from labctl.base import paths, signals
 from labctl.base.errors import LabError
 from labctl.base.machine import available_memory, free_disk
 from labctl.base.progress import Progress
@@ -83,7 +79,7 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
             lab.save(ready=True)
         except BaseException as error:
             if not (keep and isinstance(error, LabError)):
-                with _uninterrupted():
+                with signals.passed_over():
                     _remove(lab)
             raise
         return lab
@@ -103,7 +99,7 @@ def down(name: str, *, force: bool = False, host: str | None = None) -> None:
         name = leftovers.name_of(instance) or name
         if host and name == str(instance):
             return
-    with locked(name), _uninterrupted():
+    with locked(name), signals.passed_over():
         if name not in names() and leftovers.exist(name):
             if not force:
                 raise LabError(f"No lab called '{name}' is up, but something is left of one.",
@@ -239,20 +235,3 @@ def _check_resources(plan: Plan, chosen: Accel, host: str | None) -> None:
     if available < memory:
         raise LabError(f"The lab '{plan.lab}' needs {memory} MiB of memory, and {available} MiB are available.",
                        hint="'labctl list' shows what is up; 'memory:' in the topology gives a node less.")
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let clean-up finish, however often Ctrl-C is pressed."""
-    def ignore(_signal: int, _frame: FrameType | None) -> None:
-        return
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # One that is ignored already stays so for the programs that are started meanwhile, too.
-    before = {number: signal.signal(number, ignore) for number in signals
-              if signal.getsignal(number) is not signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

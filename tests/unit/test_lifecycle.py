@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from samples import plan_of, recorded
 
-from labctl.base import paths
+from labctl.base import paths, signals
 from labctl.base.errors import LabError
 from labctl.base.progress import Silent
 from labctl.images import store
@@ -24,7 +24,7 @@ from labctl.plan.domain import network_xml
 def test_clean_up_leaves_signals_ignored_that_were_ignored_before() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with lifecycle._uninterrupted():
+        with signals.passed_over():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
