@@ -1,7 +1,7 @@
 """An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
 
 import re
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 from labctl.base.text import these
 from labctl.base.wait import Deadline, until
@@ -80,30 +80,34 @@ def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) 
 def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
     """two holders that did not hear each other are one again when they do"""
     frontend, failover = _frontend(electing, plan)
-    holder = _one_holder(frontend, failover, observer)
-    other = next(node for node in frontend.holders if node != holder)
+    _one_holder(frontend, failover, observer)
+    steps = [step for node in frontend.holders for step in _steps(node, failover)]
     rule = f"INPUT {failover.messages} -j DROP"
     iptables = plan.guest.facts["iptables"]
-    with observer.faults.command(other, f"{iptables} -I {rule}", f"{iptables} -D {rule}"):
+    with ExitStack() as partition:
+        # All are made deaf: a holder of the lower priority, which nopreempt allows, would hear the other and step back.
+        for node in frontend.holders:
+            partition.enter_context(observer.faults.command(node, f"{iptables} -I {rule}", f"{iptables} -D {rule}"))
         if not until(lambda: observer.holders(frontend) == list(frontend.holders),
                      Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
-            observer.blame(f"'{other}' does not take {frontend.address} although it hears nobody.",
-                           *_steps(other, failover))
+            idle = [node for node in frontend.holders if node not in observer.holders(frontend)]
+            observer.blame(f"{these(idle, 'does', 'do')} not take {frontend.address} although nobody is heard.",
+                           *(step for step in steps if step[0] in idle))
     if not until(lambda: len(observer.holders(frontend)) == 1,
                  Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
         observer.blame(f"The partition is over, and {frontend.address} is still at "
                        f"{' and '.join(map(repr, observer.holders(frontend)))}.",
-                       *_steps(holder, failover), *_steps(other, failover))
+                       *steps)
     # Whoever else answers is another check's concern.
     answering = observer.arp_nodes(frontend.address) & set(frontend.holders)
     if answering != set(observer.holders(frontend)):
         observer.blame(f"After the partition ARP requests for {frontend.address} are answered by "
                        f"{' and '.join(sorted(answering)) or 'neither holder'}.",
-                       *_steps(holder, failover), *_steps(other, failover))
+                       *steps)
     answers = observer.sample(frontend.address, frontend.port, 4, host=frontend.host)
     if [answer.status for answer in answers] != [200] * 4:
         observer.blame(f"After the partition not every request to {frontend.address} is answered.",
-                       *_steps(holder, failover), *_steps(other, failover))
+                       *steps)
 
 
 def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:

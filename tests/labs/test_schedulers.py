@@ -86,11 +86,18 @@ def test_destination(destination_bound: str, observer: Observer) -> None:
     """a destination stays with its server whoever asks, and other destinations get others"""
     service = observer.service(destination_bound, Ipvs)
     _forget(service, observer)
-    servers: dict[IPv4Address, list[str]] = {}
+    vip, *others = service.vips
     with observer.sources(service, 2) as sources:
-        for vip in service.vips:
-            servers[vip] = [answer.server for source in (None, *sources)
-                            for answer in observer.sample(vip, service.port, 1, source=source)]
+        def ask(address: IPv4Address) -> list[str]:
+            return [answer.server for source in (None, *sources)
+                    for answer in observer.sample(address, service.port, 1, source=source)]
+
+        servers = {vip: ask(vip)}
+        _all_answered(service, servers, observer)
+        # lblc and lblcr give a new destination to the least loaded server, and connections of the past count. As many
+        # open ones as its weight make the first VIP's server the busiest, and not overloaded.
+        with observer.holding(vip, service.port, service.real_servers.get(servers[vip][0], 1)):
+            servers |= {other: ask(other) for other in others}
     _all_answered(service, servers, observer)
     if any(len(set(got)) > 1 for got in servers.values()):
         _blame(service, f"Each VIP should stay with one server; the answers came from {_table(servers)}.", observer)

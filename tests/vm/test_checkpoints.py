@@ -166,7 +166,7 @@ def test_the_next_start_is_warm_unless_something_is_different(labctl: Labctl, ti
     labctl("down")
     assert "Starting" not in labctl("up", tiny, "--cold").err
     assert identity(labctl, "web") != second
-    assert "nothing to forget" in labctl("gc", "--older-than", "0").err, "the lab that is up needs it"
+    assert "nothing to remove" in labctl("gc", "--older-than", "0").err, "the lab that is up needs it"
     labctl("down")
     assert "Forgotten: tiny" in labctl("gc", "--older-than", "0").err
     assert labctl.leftovers() == []
