@@ -1,8 +1,8 @@
-"""The program: runs a command and turns what went wrong into a sentence and an exit code.
+"""The program: runs a command and turns errors into a sentence and an exit code.
 
 0 fine; 1 checks failed; 2 could not run; 3 no checks ran; 70 a bug; 130 interrupted; 141 nobody reads its output.
 
-Nothing is imported here that takes time: signals are handled before anything else is loaded.
+This module imports nothing that takes time to load, so that signals are handled from the start.
 """
 
 # 'signal' itself loads enum, functools and collections first.
@@ -23,7 +23,7 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> None:
     """Run labctl on the process's arguments and exit."""
     signals = _Signals()
-    # Where they are closed, the first files to be opened would take their places, and the output.
+    # If they were closed, the first files that labctl opens would get their numbers, and with them the output.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -31,7 +31,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # A terminal that lacks a character shows '?' for it.
     try:
         code = _run(signals)
-        sys.stdout.flush()  # A full disk shows here, and not after the exit code is known.
+        sys.stdout.flush()  # A full disk must show here, while it can still change the exit code.
     except BaseException as error:
         code = _explain(error, signals)
         _drop_output()
@@ -41,9 +41,9 @@ def main() -> None:
 class _Signals:
     """The signals that end labctl.
 
-    While it loads, nothing is there to be cleaned up, and an exception would come out of other people's modules in
-    another shape: labctl ends on the spot. Later a signal is a KeyboardInterrupt. A signal that was ignored when labctl
-    was started, as by nohup, stays so.
+    While labctl loads, there is nothing to clean up, and other people's modules would turn an exception into another
+    one: it ends on the spot. Later a signal raises KeyboardInterrupt. A signal that was ignored when labctl was
+    started, as by nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Signals:
 
 
 def _run(signals: _Signals) -> int:
-    gc.disable()  # What is imported stays; looking for garbage in it would take a quarter of the start.
+    gc.disable()  # Imported modules stay; looking for garbage in them would take a quarter of the start.
     from labctl.cli import app  # noqa: PLC0415 (see above)
 
     gc.freeze()
@@ -79,7 +79,7 @@ def _explain(error: BaseException, signals: _Signals) -> int:
 
     if isinstance(error, LabError):
         return _say(error.message, error.hint)
-    if signals.received:  # Whatever became of the KeyboardInterrupt: pydantic makes another exception of it.
+    if signals.received:  # `error` need not be a KeyboardInterrupt: pydantic raises another exception in its place.
         _tell("labctl: interrupted.")
         return INTERRUPTED
     if isinstance(error, SystemExit):
@@ -108,11 +108,11 @@ def _tell(line: str) -> None:
     try:
         print(line, file=sys.stderr)
     except OSError:
-        return  # The exit code says it as well.
+        return  # The exit code still tells.
 
 
 def _drop_output() -> None:
-    """Throw away what could not be written, which Python would try again as it ends, and complain."""
+    """Discard output that could not be written; Python would try again as it ends, and complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,1 +1,1 @@
-"""What knows nothing of labs: errors, files, processes, waiting, settings, YAML. Imports no other room."""
+"""Tools that know nothing of labs: errors, files, processes, waiting, settings, YAML. Imports no other room."""

@@ -12,18 +12,18 @@ from labctl.base.types import Line, Model, Name
 from labctl.base.yamlfile import read_file
 
 OFFLINE = "LABCTL_OFFLINE"
-"""The variable that carries the option --offline to wherever a connection would be opened, also in programs."""
+"""The environment variable that carries --offline to every place that opens a connection, in child processes too."""
 
 
 class Config(Model):
-    """What holds where a command line says nothing else."""
+    """Defaults for what a command line does not say."""
 
     guest: Name | None = None
     """The guest for every lab, instead of the topology's own."""
     mirror: Line | None = None
     """The Debian mirror that images are built from."""
     offline: bool = False
-    """Refuse whatever would open a connection to another machine."""
+    """Refuse to open connections to other machines."""
 
 
 def load() -> Config:
@@ -50,13 +50,13 @@ def load() -> Config:
 
 
 def must_reach(uri: str) -> None:
-    """Raise LabError where libvirt's URI `uri` is on another machine and the user wants no connections to any."""
+    """Raise LabError if the libvirt at `uri` is on another machine and labctl is offline."""
     if urlsplit(uri).netloc:
         must_be_online(f"connect to '{uri}'")
 
 
 def must_be_online(what: str) -> None:
-    """Raise LabError where the user wants no connections to other machines; `what` is what labctl would do there."""
+    """Raise LabError if labctl is offline; `what` says what it would do over the network, as in "download FILE"."""
     chosen = os.environ.get(OFFLINE)
     if chosen == "1" or (chosen is None and load().offline):
         raise LabError(f"labctl is offline, so it does not {what}.",

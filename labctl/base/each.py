@@ -1,4 +1,4 @@
-"""The same for several nodes, all at once."""
+"""Doing the same for several nodes at once."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from labctl.base.wait import CalledOff, Deadline, obey, pieces
 
 
 class Named(Protocol):
-    """What has a name."""
+    """Anything with a name."""
 
     @property
     def name(self) -> str:
@@ -23,10 +23,10 @@ Result = TypeVar("Result")
 
 def of_each(nodes: Sequence[Node], work: Callable[[Node], Result], *, at_once: int | None = None,
             together: bool = False) -> dict[str, Result]:
-    """What `work` makes of each node, by name; no more than `at_once` are worked on at a time.
+    """Call `work` for each node, for at most `at_once` of them at a time; returns the results by the node's name.
 
-    Raises what the first of them raised, after all have ended; those that work `together` are called off by the first
-    failure. An interruption calls all of them off: whatever they wait for, they wait no longer.
+    If any call raises, the first such exception is raised once all have ended; with `together`, the first failure calls
+    the others off. An interruption calls all of them off: their waits end at once.
     """
     called_off = threading.Event()
 
@@ -47,7 +47,7 @@ def of_each(nodes: Sequence[Node], work: Callable[[Node], Result], *, at_once: i
         finally:
             called_off.set()
             pool.shutdown(cancel_futures=True)
-    # Those that were called off say nothing about why.
+    # Real failures come first: the ones that were called off do not say why.
     in_order = sorted(results.items(), key=lambda item: _was_called_off(item[1]))
     ended = {name: result.result() for name, result in in_order}
     return {node.name: ended[node.name] for node in nodes}

@@ -1,4 +1,4 @@
-"""What a user can do something about.
+"""The errors that users can do something about.
 
     LabError            could not run (exit code 2)
     ├── InputError      a file the user wrote is wrong; lists every problem
@@ -17,7 +17,7 @@ from labctl.base.text import visible
 class LabError(Exception):
     """A full sentence naming the thing, and the command or change that mends it.
 
-    What files and guests have put into the sentence cannot move a terminal's cursor: it is made visible.
+    Control characters that files or guests put into it are made visible, so that they cannot move a terminal's cursor.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

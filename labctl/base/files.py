@@ -1,4 +1,4 @@
-"""Files: digests and copies of large ones, small ones that are never half written, and disks that are too small."""
+"""Files: digests and copies of large ones, atomic writing of small ones, and errors about full disks."""
 
 import errno
 import fcntl
@@ -15,13 +15,13 @@ from labctl.base.errors import LabError
 from labctl.base.machine import free_disk
 
 _FICLONE = 0x40049409
-"""ioctl_ficlone(2): let the copy share the original's blocks, on file systems that can."""
+"""ioctl_ficlone(2): the copy shares the original's blocks, on file systems that support it."""
 _BLOCK = 2**20
 _WHAT_TAKES_SPACE = "'labctl image list' and 'labctl list' show what takes space."
 
 
 class DiskFull(LabError):
-    """A disk became full while a file was written to it."""
+    """A disk filled up while a file was written to it."""
 
 
 def sha256(path: Path) -> str:
@@ -31,9 +31,9 @@ def sha256(path: Path) -> str:
 
 
 def checksum(path: Path, start: int = 0) -> str:
-    """A checksum of what a file has from `start` on (XXH3, 128 bits), in hexadecimal.
+    """A checksum (XXH3, 128 bits) of a file's content from byte `start` on, in hexadecimal.
 
-    It detects damage, not forgery, and is ten times as quick as a digest: memories are read back while somebody waits.
+    It detects damage, not forgery. It is used where users wait, since it is ten times as fast as a digest.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -41,7 +41,7 @@ def checksum(path: Path, start: int = 0) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that, whatever happens meanwhile, there is the old one or the new one, and that whole."""
+    """Write a file so that readers find either the old one or the new one, whole, also after a crash."""
     new = path.with_name(f".{path.name}.new")
     with new.open("w") as file:
         file.write(text)
@@ -51,14 +51,17 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def tail(path: Path, count: int) -> bytes:
-    """The last bytes of a file that may have any size."""
+    """The last `count` bytes of a file, or all of a shorter one."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - count))
         return file.read(count)
 
 
 def adopt(source: Path, target: Path) -> Path:
-    """Give a file that nobody changes a second name; on another file system, a copy. One that is there stays."""
+    """Give a file that nobody changes a second name: a hard link, or on another file system a copy.
+
+    Does nothing if `target` exists. Returns `target`.
+    """
     if not target.exists():
         try:
             target.hardlink_to(source)
@@ -68,7 +71,7 @@ def adopt(source: Path, target: Path) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file's content; it takes no time and no space where the file system can share blocks."""
+    """Copy a file's content; takes no time and no space on a file system that can share blocks."""
     with source.open("rb") as original, target.open("wb") as duplicate:
         try:
             fcntl.ioctl(duplicate, _FICLONE, original.fileno())
@@ -77,7 +80,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def check_space(directory: Path, needed: int) -> None:
-    """Raise LabError if fewer than `needed` bytes are free where `directory` is."""
+    """Raise LabError if fewer than `needed` bytes are free on the file system of `directory`."""
     free, _ = free_disk(directory)
     if free < needed / 2**20:
         needs = f"needs {_mib(needed)} MiB, and {free} MiB are free"
@@ -86,15 +89,16 @@ def check_space(directory: Path, needed: int) -> None:
 
 @contextmanager
 def filling(directory: Path, needed: int | None) -> Iterator[None]:
-    """While `needed` bytes (None: nobody knows) are written to `directory`: raises DiskFull when there is no room.
+    """Explain a failure to write `needed` bytes (None: unknown) to `directory` inside the `with` block.
 
-    LabError where there is room, but not for a file of this size, as for 4 GiB on FAT.
+    Raises DiskFull if the disk fills up, and LabError if the file system allows no file of this size, as FAT with
+    4 GiB.
     """
     try:
         yield
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise LabError(f"A file as large as this one cannot be in '{directory}', on its kind of file system.",
+            raise LabError(f"The file system of '{directory}' does not allow files as large as this one.",
                            hint="Choose another disk; a bundle is smaller with '--image GUEST'.") from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,4 +1,4 @@
-"""User namespaces: programs that are root in there, of users and groups that mean nothing outside."""
+"""User namespaces: programs that are root inside, with user and group ids that mean nothing outside."""
 
 import os
 import pwd
@@ -13,18 +13,18 @@ from labctl.base.errors import LabError
 from labctl.base.process import CommandError, Running
 
 START = Path(__file__).with_name("user-namespace.sh")
-"""How every program begins that is to be in a namespace."""
+"""The script that starts every program in a namespace."""
 _STRANGERS = (0x7000_0000, 65_533)
-"""Users that own nothing, for the machines of root's labs: the first one in this user namespace is taken. The first
-is in a range that no distribution gives to anybody (systemd's page 'Users, Groups, UIDs and GIDs'); in a container,
-which often has 65,536 ids, there is the second one."""
+"""User ids that own nothing, for the machines of root's labs: the first that exists in our own user namespace is used.
+The first is in a range that no distribution assigns (systemd's page 'Users, Groups, UIDs and GIDs'); the second is for
+containers, which often have 65,536 ids only."""
 _SUBORDINATE_END = 600_100_000
-"""Up to there useradd gives ids away (login.defs(5): SUB_UID_MAX)."""
+"""useradd assigns subordinate ids below this one (login.defs(5): SUB_UID_MAX)."""
 _KVM = Path("/dev/kvm")
 
 
 class Range(NamedTuple):
-    """Ids that follow each other: the first number in the namespace and outside, and how many there are."""
+    """Consecutive ids: the first one inside the namespace, the first one outside, and how many there are."""
 
     inside: int
     outside: int
@@ -39,9 +39,9 @@ class Ids(NamedTuple):
 
 
 def ids() -> Ids:
-    """The ids of a namespace that we make: its root is us.
+    """The ids of a new namespace, in which we are root.
 
-    An ordinary user's also has his subordinate ids; root's has the user that machines run as.
+    An ordinary user's namespace also has their subordinate ids; root's has the user that machines run as.
     Raises LabError if there are none.
     """
     if os.getuid() == 0:
@@ -52,9 +52,9 @@ def ids() -> Ids:
 
 
 def subordinate(file: str) -> list[Range]:
-    """The ranges that a file such as /etc/subuid has for this user, one after the other from 1 on inside.
+    """This user's ranges in a file such as /etc/subuid; inside the namespace they follow each other from 1 on.
 
-    Raises LabError if it has none.
+    Raises LabError if there are none.
     """
     found = _subordinate(file)
     if not found:
@@ -63,14 +63,17 @@ def subordinate(file: str) -> list[Range]:
 
 
 def more_ids(file: str) -> str:
-    """The command that gives this user ids that nobody else has."""
+    """The command that gives this user subordinate ids that nobody else has."""
     first = max([100_000, *(start + count for _, start, count in _entries(file) if start < _SUBORDINATE_END)])
     option = "--add-subuids" if file.endswith("uid") else "--add-subgids"
     return f"sudo usermod {option} {first}-{first + 65_535} {user_name()}"
 
 
 def machine_user() -> int:
-    """The user that machines run as, by the number that it has inside. For root it has the same number outside."""
+    """The id, inside the namespace, of the user that machines run as; root's namespaces have the same id outside.
+
+    Raises LabError if this container has no such id.
+    """
     if os.getuid():
         return 0
     for stranger in _STRANGERS:
@@ -81,9 +84,10 @@ def machine_user() -> int:
 
 
 def kvm_group() -> int | None:
-    """The group of /dev/kvm by its number inside, where that is a subordinate one of an ordinary user's.
+    """The id, inside the namespace, of /dev/kvm's group if it is among an ordinary user's subordinate ids, else None.
 
-    Other groups that a user has get lost when libvirt starts a machine. Root's machines see a /dev/kvm that is theirs.
+    A user's other groups do not count, since libvirt drops them when it starts a machine. Root's machines need no
+    group: they see a /dev/kvm that they own.
     """
     if os.getuid() == 0 or not _KVM.exists():
         return None
@@ -93,28 +97,28 @@ def kvm_group() -> int | None:
 
 
 def as_machine(argv: Sequence[str | Path]) -> list[str | Path]:
-    """The command line by which a program in a namespace of ours has the rights that machines have."""
+    """The command line that runs `argv`, in a namespace of ours, with the rights of the machines."""
     user, kvm = str(machine_user()), kvm_group()
     return ["setpriv", "--reuid", user, "--regid", user, "--groups", f"{user},{kvm}" if kvm else user, *argv]
 
 
 def give_to_machines(path: Path) -> None:
-    """Let a machine write to a file of ours."""
+    """Let machines write to a file of ours."""
     if os.getuid() == 0:
         os.chown(path, machine_user(), machine_user())
 
 
 def take_from_machines(path: Path) -> None:
-    """Let no machine write to a file any more, since others are going to read it."""
+    """Make a file read-only for machines, since others are going to read it."""
     if os.getuid() == 0:
         os.chown(path, 0, os.getgid())
         path.chmod(0o444)
 
 
 def spawn(argv: Sequence[str | Path], output: Path, known: Callable[[int], None] = lambda _: None) -> Running:
-    """Start a program that outlives labctl as root of a namespace, with its output in a file.
+    """Start a program as root of a new namespace, with its output in a file; it outlives labctl.
 
-    `known` is called with its process id while it is held at its start. Raises LabError if there are no ids for it.
+    `known` is called with its process id before the program begins. Raises LabError if there are no ids for it.
     """
     wanted = ids()
 
@@ -127,7 +131,7 @@ def spawn(argv: Sequence[str | Path], output: Path, known: Callable[[int], None]
 
 
 def run(argv: Sequence[str | Path]) -> str:
-    """Run a program as root of a namespace and return what it printed.
+    """Run a program as root of a new namespace and return its output.
 
     Raises CommandError if it fails, and LabError if there are no ids for it.
     """
@@ -139,7 +143,11 @@ def run(argv: Sequence[str | Path]) -> str:
 
 
 def attempt(argv: Sequence[str | Path], timeout: float | None) -> tuple[int | None, str]:
-    """The same; returns the program's status (negative: a signal; None: not within `timeout` s) and what it printed."""
+    """Run a program as root of a new namespace and return its status and its output.
+
+    The status is negative for a signal, and None if the program was killed after `timeout` seconds.
+    Raises LabError if there are no ids for it.
+    """
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         output = Path(directory) / "output"
         status = process.wait(spawn(argv, output), timeout)
@@ -147,7 +155,7 @@ def attempt(argv: Sequence[str | Path], timeout: float | None) -> tuple[int | No
 
 
 def user_name() -> str:
-    """Who we are; a number where nobody has given us a name."""
+    """Our user name; the user id if it has no name."""
     with suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
     return str(os.getuid())
@@ -170,7 +178,7 @@ def _subordinate(file: str) -> list[Range]:
 
 
 def _entries(file: str) -> list[tuple[str, int, int]]:
-    """The lines of a file such as /etc/subuid (subuid(5)) that make sense."""
+    """The well-formed lines of a file such as /etc/subuid (subuid(5))."""
     entries = []
     with suppress(OSError):
         for line in Path(file).read_text(errors="replace").splitlines():

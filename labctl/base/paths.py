@@ -18,7 +18,7 @@ def bases() -> Path:
 
 
 def topologies() -> Path:
-    """The user's topologies that can be named wherever he is."""
+    """The user's own topologies, which can be named from any directory."""
     return platformdirs.user_data_path(_APP) / "topologies"
 
 
@@ -33,7 +33,7 @@ def lab(name: str) -> Path:
 
 
 def cache() -> Path:
-    """What can be worked out again."""
+    """Files that labctl can make again."""
     return platformdirs.user_cache_path(_APP)
 
 
@@ -43,7 +43,7 @@ def warm() -> Path:
 
 
 def checkpoints(lab: str | None = None) -> Path:
-    """What users have saved of a lab, or of all labs: a directory for each checkpoint."""
+    """The user's checkpoints of a lab, or of all labs: a directory for each checkpoint."""
     root = platformdirs.user_data_path(_APP) / "checkpoints"
     return root / lab if lab else root
 

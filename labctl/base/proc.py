@@ -1,4 +1,4 @@
-"""Processes of this user's, as /proc shows them (proc(5))."""
+"""This user's processes, as /proc shows them (proc(5))."""
 
 import os
 import signal
@@ -14,20 +14,20 @@ _PROC = Path("/proc")
 
 
 class Process(Model):
-    """A process that can be told from a later one of the same number."""
+    """A process id with its start time, which tells it from a later process with the same id."""
 
     pid: int
     started: int
-    """Clock ticks from boot to its start."""
+    """Its start, in clock ticks since boot."""
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return find(self.pid) == self
 
 
 def find(pid: int) -> Process | None:
-    """The process that has this number now; None if there is none, or if it has ended and is only not reaped yet."""
+    """The process that has this id now; None if there is none, or if it is a zombie."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -48,7 +48,7 @@ def ours(matches: Callable[[list[str]], bool]) -> list[Process]:
 
 
 def end(processes: Callable[[], list[Process]], seconds: float) -> list[Process]:
-    """Kill processes until there are none; returns those that have not ended within so many seconds."""
+    """Kill what `processes` returns until it returns none; returns those still left after so many seconds."""
     deadline = Deadline(seconds)
     while (left := processes()) and not deadline.expired:
         for process in left:
@@ -62,7 +62,7 @@ def end(processes: Callable[[], list[Process]], seconds: float) -> list[Process]
 
 
 def arguments(pid: int) -> list[str]:
-    """What a process was started with; nothing for one that is gone."""
+    """A process's command line; empty if the process is gone."""
     try:
         return (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:

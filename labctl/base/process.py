@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 _BLOCK = 2**16
 _MOST = 16 * 2**20
-"""Bytes that a program may print where it is asked for something."""
+"""The most bytes that `run` accepts from a program."""
 Taker: TypeAlias = Callable[[bytes], None]
-"""Takes what a program has printed, block by block."""
+"""Takes a program's output, block by block."""
 Running = subprocess.Popen[bytes]
 
-# libvirtd, mke2fs and others are there, and an ordinary user's PATH has none of them. From here on all programs are
-# looked for in the same directories, also those that scripts start.
+# An ordinary user's PATH lacks these directories, where libvirtd, mke2fs and others are. Changing PATH itself makes
+# scripts search the same directories as labctl.
 _SYSTEM = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*os.get_exec_path(), *_SYSTEM]))
 
@@ -40,7 +40,7 @@ class TooSlow(CommandError):
 
 
 class TooMuch(CommandError):
-    """A program printed more than anybody wants to read."""
+    """A program printed too much."""
 
 
 def run(
@@ -50,10 +50,10 @@ def run(
     check: bool = True,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its status and output.
 
-    `timeout` is in seconds. Raises CommandError if it is missing, too slow, prints more than 16 MiB or (with `check`)
-    fails.
+    `timeout` is in seconds. Raises CommandError if the program is missing, takes too long, prints more than 16 MiB or
+    (with `check`) fails.
     """
     out, err = bytearray(), bytearray()
     status = relay(argv, _all(out), _all(err), stdin=stdin, timeout=timeout)
@@ -67,10 +67,10 @@ def run(
 
 def relay(argv: Sequence[str | Path], out: Taker, err: Taker, timeout: float | None = None, *,
           stdin: str | None = None) -> int:
-    """Run a program to its end, hand on what it prints while it prints it, and return its status.
+    """Run a program to its end, passing its output on as it comes, and return its status.
 
-    `timeout` is in seconds. Raises CommandError if the program is missing or too slow. It is ended where `out` or `err`
-    raises something.
+    `timeout` is in seconds. Raises CommandError if the program is missing or takes too long. If `out` or `err` raises,
+    the program is killed.
     """
     command = shlex.join(map(str, argv))
     deadline = Deadline(inf if timeout is None else timeout)
@@ -93,9 +93,9 @@ def relay(argv: Sequence[str | Path], out: Taker, err: Taker, timeout: float | N
 
 
 def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
-    """Start a program, say something to it, and return the first line that it prints; then it is ended.
+    """Start a program, send it `said`, return the first line that it prints, and kill it.
 
-    The line is empty where there is none within `timeout` seconds. Raises CommandError if the program is missing.
+    Returns "" if no line comes within `timeout` seconds. Raises CommandError if the program is missing.
     """
     printed = bytearray()
 
@@ -106,7 +106,7 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
 
     with _start_to_talk(argv) as process, suppress(TimeoutError, _Enough):
         try:
-            # What it reads stays open: it may take its end for the end of the conversation.
+            # Its standard input stays open, since some programs end when that is closed.
             _talk(process, said.encode(), take, lambda _: None, Deadline(timeout), hang_up=False)
         finally:
             process.kill()
@@ -115,10 +115,10 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
 
 def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str],
                watch: Callable[[], None] | None = None) -> int:
-    """Run a long script with its output in a file; returns its status.
+    """Run a long script with its output in a file and return its status.
 
-    `watch` is called every second meanwhile. If it raises, or labctl is interrupted, everything the script has started
-    is ended with it, and may clean up first. Raises CommandError if the program is missing.
+    `watch` is called every second meanwhile. If it raises, or labctl is interrupted, the script and all that it has
+    started get SIGTERM, and time to clean up. Raises CommandError if the program is missing.
     """
     process = _start(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                      env={**os.environ, **environment})
@@ -138,8 +138,8 @@ def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mappi
 def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None] | None = None) -> Running:
     """Start a program that outlives labctl, in a session of its own, with its output in a file.
 
-    With `let_in` it is one that says a line at its standard input, a socket, and waits for one: meanwhile `let_in` is
-    called with its process id. If that raises, or labctl ends, the program does, too.
+    With `let_in` the program has a socket as its standard input. It writes a line there and waits for one; in between
+    `let_in` is called with its process id. If `let_in` raises, or labctl ends, so does the program.
     """
     ours, theirs = socket.socketpair()
     with output.open("ab") as file, ours:
@@ -158,7 +158,7 @@ def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None
 
 
 def wait(running: Running, timeout: float | None) -> int | None:
-    """The status of a program that was spawned, once it has ended; None, and it is ended, if it takes too long."""
+    """Wait for a program that was spawned and return its status; if it takes too long, kill it and return None."""
     try:
         return running.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -170,7 +170,7 @@ def wait(running: Running, timeout: float | None) -> int | None:
 
 
 def become(argv: Sequence[str | Path]) -> NoReturn:
-    """Replace labctl by another program, which then has the terminal, the signals and the exit code."""
+    """Replace labctl's process by another program, which gets its terminal and signals and sets the exit code."""
     words = [str(word) for word in argv]
     log.debug("exec %s", shlex.join(words))
     try:
@@ -180,7 +180,7 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
 
 
 class _Enough(Exception):
-    """Nobody wants to read more of what a program prints."""
+    """No more of a program's output is wanted."""
 
 
 def _start(argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
@@ -198,7 +198,7 @@ def _start_to_talk(argv: Sequence[str | Path]) -> subprocess.Popen[bytes]:
 
 def _talk(process: subprocess.Popen[bytes], said: bytes, out: Taker, err: Taker, deadline: Deadline, *,
           hang_up: bool) -> None:
-    """Say something to a program, and hand on what it prints until it has closed its outputs. Raises TimeoutError."""
+    """Send something to a program, and pass its output on until it closes both streams. Raises TimeoutError."""
     assert process.stdin and process.stdout and process.stderr
     with selectors.DefaultSelector() as selector:
         os.set_blocking(process.stdin.fileno(), False)
@@ -225,7 +225,7 @@ def _talk(process: subprocess.Popen[bytes], said: bytes, out: Taker, err: Taker,
 
 
 def _say(to: IO[bytes], said: bytes) -> bytes:
-    """Say as much as can be said now; returns the rest, which is nothing for somebody who does not listen."""
+    """Write as much as the pipe takes now and return the rest; b"" if the other end is closed."""
     try:
         return said[os.write(to.fileno(), said[:_BLOCK]):]
     except BrokenPipeError:
@@ -233,7 +233,7 @@ def _say(to: IO[bytes], said: bytes) -> bytes:
 
 
 def _all(printed: bytearray) -> Taker:
-    """Keeps all that is printed, up to a limit."""
+    """A taker that keeps all output, and raises _Enough above the limit."""
     def take(block: bytes) -> None:
         printed.extend(block)
         if len(printed) > _MOST:

@@ -1,37 +1,41 @@
-"""What effects tell the user while he waits; the command line decides how it looks."""
+"""What a running command tells the user meanwhile; the command line decides how it looks."""
 
 from typing import Literal, Protocol, TypeAlias
 
+from typing_extensions import override
+
 Gate: TypeAlias = Literal["defined", "booting", "ssh", "configured", "units", "serving"]
 GATES: tuple[Gate, ...] = ("defined", "booting", "ssh", "configured", "units", "serving")
-"""The gates of a node on its way up; `booting` is at work until ssh is passed, and so on."""
+"""The gates that a node passes on its way up, in this order."""
 
 
 class Progress(Protocol):
-    """Takes note of what happens."""
+    """Is told how a command gets on."""
 
     def say(self, text: str) -> None:
-        """Something the user should know, in one line."""
+        """Tell the user something, in one line."""
 
     def passed(self, node: str, gate: Gate) -> None:
-        """A node has passed a gate."""
+        """Note that a node has passed a gate."""
 
 
 class Transfer(Protocol):
-    """Takes note of how a download goes."""
+    """Is told how a download gets on."""
 
     def say(self, text: str) -> None:
-        """Something the user should know, in one line."""
+        """Tell the user something, in one line."""
 
     def moved(self, here: int, total: int | None) -> None:
-        """So many bytes of the file are here, of so many where that is known."""
+        """Note that `here` bytes of the file have arrived, of `total` bytes (None: unknown)."""
 
 
-class Silent:
+class Silent(Progress):
     """A progress that nobody watches."""
 
+    @override
     def say(self, text: str) -> None:
-        """See Progress."""
+        pass
 
+    @override
     def passed(self, node: str, gate: Gate) -> None:
-        """See Progress."""
+        pass

@@ -1,4 +1,4 @@
-"""What may not be cut short although the user wants to stop."""
+"""Sections of code that a signal to end labctl must not cut short."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let what is inside finish: KeyboardInterrupt is raised after it if a signal to end came meanwhile.
+    """Let the `with` block finish, then raise KeyboardInterrupt if a signal to end came meanwhile.
 
-    A signal that is ignored stays ignored. To be used in the main thread, which alone gets signals.
+    A signal that is ignored stays ignored. For the main thread, which alone receives signals.
     """
     came: list[int] = []
     with _told(came.append):
@@ -23,14 +23,14 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def passed_over() -> Iterator[None]:
-    """Let clean-up finish, however often Ctrl-C is pressed. To be used in the main thread."""
+    """Ignore signals to end, so that clean-up finishes however often Ctrl-C is pressed. For the main thread."""
     with _told(lambda _number: None):
         yield
 
 
 @contextmanager
 def _told(tell: Callable[[int], None]) -> Iterator[None]:
-    """Have signals to end told. One that is ignored stays so, also for the programs that are started meanwhile."""
+    """Call `tell` on signals to end. An ignored signal stays ignored, also for programs that are started meanwhile."""
     def handle(number: int, _frame: FrameType | None) -> None:
         tell(number)
 

@@ -1,11 +1,11 @@
-"""The nearest known word, for messages about unknown ones. Pure."""
+"""Suggestions for messages about unknown words. Pure."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known words, or with all of them where none is near."""
+    """A sentence that names the known words nearest to `word`, or all of them if none is near."""
     options = sorted(known)
     near = get_close_matches(word, options, n=3, cutoff=0.5)
     if near:

@@ -8,25 +8,25 @@ from pydantic_core import PydanticCustomError
 
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-"""A host name's first label (RFC 1123), so that it can stand in a shell word, a file name and XML."""
+"""A host name's label (RFC 1123); safe in a shell word, a file name and XML."""
 
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff"
 _BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-"""What turns the order of letters around (UAX 9, section 2): a terminal would show other text than what is there."""
+"""Characters that change the direction of text (UAX 9, section 2): a terminal would show it in another order."""
 Line = Annotated[str, StringConstraints(pattern=f"^[^{_CONTROLS}{_BIDIRECTIONAL}]*$", min_length=1, max_length=100)]
 """One line of readable text."""
 
 Number = Annotated[int, Field(strict=True)]
-"""A whole number as such: not a truth value, not text, not 1.0, which Python would all take for one."""
+"""A whole number; rejects booleans, text and 1.0, which Python would accept."""
 Flag = Annotated[bool, Field(strict=True)]
-"""true or false as such: not 1, not "on"."""
+"""true or false; rejects 1 and "on"."""
 Port = Annotated[Number, Field(ge=1, le=65535)]
 """A TCP port."""
 
 
 def _only_text(kind: Any) -> Any:
     def check(value: object) -> object:
-        # Python would take a number, and even a truth value, for an address.
+        # Python would accept a number, and even a boolean, as an address.
         if not isinstance(value, str | IPv4Address | IPv4Network):
             raise PydanticCustomError(kind, "Input is no text")
         return value

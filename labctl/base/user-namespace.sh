@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs a program as root of a user namespace. From in there it says at its standard input, a socket, that the namespace
-# is made, and waits until somebody outside has given it its ids and answers.
+# Runs a program as root of a new user namespace. Its standard input is a socket: once the namespace exists, this script
+# writes a line there and waits for one, which its parent writes after it has given the namespace its ids.
 #
 #   user-namespace.sh MACHINES PROGRAM [ARGUMENT]...
 #
-# MACHINES is the user that machines run as, by the number it has outside, where that is not whoever runs this; else 0.
-# A file of its own, so that security modules can tell it from other programs: see docs/security.md.
+# MACHINES is the user id, outside the namespace, that machines run as; 0 if it is the caller's own.
+# This is a separate file so that security modules can tell it from other programs: see docs/security.md.
 set -eu
 machines=$1
 shift
@@ -15,8 +15,8 @@ if [ "$machines" = 0 ] || [ ! -c /dev/kvm ]; then
     exec unshare --user sh -c "$enter" sh "$@"
 fi
 
-# Root's machines run as a user that may open no device, so they see a /dev/kvm of their own. Where none can be made, as
-# in many containers, they see the one that is there.
+# Root's machines run as a user that may open no device, so they get a /dev/kvm of their own. Where none can be created,
+# as in many containers, they see the existing one.
 # shellcheck disable=SC2016
 exec unshare --mount --propagation private sh -c '
     enter=$0 machines=$1

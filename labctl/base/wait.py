@@ -1,4 +1,4 @@
-"""Waiting: always with a deadline, and no longer than what it is for is wanted."""
+"""Waiting: always with a deadline, and until it is called off."""
 
 import threading
 import time
@@ -9,12 +9,12 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 _PIECE_SECONDS = 0.1
-"""Somebody who waits looks so often whether they still should."""
+"""How often a wait checks whether it was called off."""
 _thread = threading.local()
 
 
 class CalledOff(Exception):
-    """What this thread does is not wanted any more: labctl was interrupted, or the same failed elsewhere."""
+    """This thread's work is no longer wanted: labctl was interrupted, or another thread failed."""
 
 
 class Deadline:
@@ -36,12 +36,15 @@ class Deadline:
 
 
 def obey(called_off: threading.Event) -> None:
-    """Have this thread stop waiting, for anything, once the event is set: it gets CalledOff then."""
+    """Make all waits of this thread raise CalledOff once the event is set."""
     _thread.called_off = called_off
 
 
 def pieces(deadline: Deadline) -> Iterator[float]:
-    """The time until a deadline in short pieces, at least one, for what cannot be interrupted. Raises CalledOff."""
+    """Split the time until a deadline into short timeouts, at least one, for calls that cannot be interrupted.
+
+    Raises CalledOff.
+    """
     while True:
         _check()
         yield min(_PIECE_SECONDS, deadline.remaining)
@@ -50,7 +53,10 @@ def pieces(deadline: Deadline) -> Iterator[float]:
 
 
 def until(condition: Callable[[], Value], deadline: Deadline, interval: float = 0.5) -> Value:
-    """Ask until the answer is true or the deadline has passed; returns the last answer. Raises CalledOff."""
+    """Call `condition` until its result is true or the deadline has passed; returns the last result.
+
+    `interval` is in seconds. Raises CalledOff.
+    """
     while True:
         _check()
         answer = condition()
@@ -60,10 +66,10 @@ def until(condition: Callable[[], Value], deadline: Deadline, interval: float = 
 
 
 def within(seconds: float, work: Callable[[], Value], grace: float = 0) -> Value:
-    """What `work` returns, or TimeoutError after so many seconds. It goes on then, in a thread that nobody waits for.
+    """Return what `work` returns; raise TimeoutError after `seconds`, leaving the call behind in a thread of its own.
 
-    For calls that cannot be ended from outside: those into C libraries, in which Python handles no signals either.
-    Whoever is interrupted meanwhile gives the call `grace` seconds to come to its end. Raises CalledOff as well.
+    For calls into C libraries, which cannot be ended from outside and during which Python handles no signals. If the
+    wait is interrupted, the call gets `grace` seconds to end first. Raises CalledOff as well.
     """
     result: futures.Future[Value] = futures.Future()
 

@@ -1,4 +1,4 @@
-"""Read YAML written by hand: remembers lines, and refuses what no labctl file needs."""
+"""Reading YAML written by hand: remembers lines, and refuses what no labctl file needs."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ class Document:
     data: Any
     lines: dict[Location, int] = field(default_factory=dict)
     replaced: list[Location] = field(default_factory=list)
-    """The parts that are not the file's own any more."""
+    """The parts that another document has replaced."""
 
     def replace(self, location: Location, other: "Document") -> None:
-        """Put another document in the place of a part; what the part is in has to be there.
+        """Put another document in the place of a part; the part's parent has to exist.
 
-        In messages it has the line of what was there, or of the nearest part that is in the file.
+        Messages about it give the line of the part it replaced, or of the nearest parent in the file.
         """
         line = self.line_of(location)
         *above, last = location
@@ -40,7 +40,7 @@ class Document:
         self.replaced.append(location)
 
     def line_of(self, location: Location) -> int:
-        """The line of the nearest part that is in the file."""
+        """The line of a part, or of its nearest parent in the file."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
@@ -55,8 +55,8 @@ class _Refused(Exception):
 def read(text: str, name: str | Path) -> Document:
     """Parse one YAML document.
 
-    Mapping keys stay the text they are (a node may be called `no`). Raises InputError for malformed YAML,
-    duplicate keys, anchors and aliases, tags, several documents, and nesting or sizes no such file has.
+    Mapping keys stay text (a node may be called `no`). Raises InputError for malformed YAML, duplicate keys, anchors
+    and aliases, tags, several documents, and excessive nesting or size.
     """
     document = Document(None)
     try:
@@ -79,7 +79,7 @@ def read(text: str, name: str | Path) -> Document:
 
 
 def read_file(path: Path) -> Document:
-    """Parse the YAML file at `path`; raises InputError, and OSError where it cannot be read."""
+    """Parse the YAML file at `path`. Raises InputError, and OSError if the file cannot be read."""
     return read(path.read_bytes().decode("utf-8", errors="surrogateescape"), path)
 
 

@@ -130,6 +130,7 @@ class Watch:
         self._step = ""
 
     def __call__(self) -> None:
+        """Report a new step; raise LabError if the build cannot succeed any more."""
         files.check_space(self._machine, _FREE_BYTES)
         step, _ = last_step(self._log)
         if step != self._step:

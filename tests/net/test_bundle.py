@@ -409,7 +409,7 @@ def test_a_file_system_that_takes_no_file_so_large(tmp_path: Path) -> None:
         error = refused("bundle", "create", str(tmp_path / "big.tar"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert error.message == f"A file as large as this one cannot be in '{tmp_path}', on its kind of file system."
+    assert error.message == f"The file system of '{tmp_path}' does not allow files as large as this one."
     assert not list(tmp_path.glob("*big.tar*"))
 
 
