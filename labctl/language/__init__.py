@@ -1,3 +1,3 @@
-"""What a topology may say, and what is wrong with one that says something else. Imports `base`; pure but for `catalog`,
-which looks for files.
+"""The topology language: what a topology may say, and what is wrong with one. Imports `base`. Pure but for
+`catalog`, which looks for files.
 """

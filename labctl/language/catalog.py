@@ -13,7 +13,7 @@ from labctl.language.topology import Topology, parse
 
 
 def names() -> dict[str, Path]:
-    """All topologies that can be named."""
+    """All topologies that can be given by name, with their files."""
     found: dict[str, Path] = {}
     for directory in (TOPOLOGIES, paths.topologies(), Path("topologies")):
         found |= {path.stem: path for path in sorted(directory.glob("*.yaml"))}
@@ -21,7 +21,7 @@ def names() -> dict[str, Path]:
 
 
 def is_path(wanted: str) -> bool:
-    """Whether it is a path that was typed, and not a name."""
+    """Whether the user typed a path, not a name."""
     return "/" in wanted or wanted.endswith((".yaml", ".yml"))
 
 
@@ -41,7 +41,7 @@ def find(wanted: str) -> Path:
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Topology:
-    """Read a topology file; see topology.parse. Raises LabError also if it cannot be read."""
+    """Read a topology file as topology.parse does. Raises LabError also if the file cannot be read."""
     try:
         text = path.read_bytes().decode("utf-8", errors="surrogateescape")
     except OSError as error:
@@ -50,9 +50,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Topology:
 
 
 def copy(source: Path, wanted: str) -> Path:
-    """Write a topology file's text, comments and all, to `wanted`.yaml, or to `wanted` where that is a path.
+    """Copy a topology file, comments and all, to `wanted`.yaml, or to `wanted` if that is a path.
 
-    Raises LabError if something is there already, or if the file's name is not fit to be a lab's.
+    Raises LabError if the target exists, or if its name would not be a valid name for a lab.
     """
     path = Path(wanted if is_path(wanted) else f"{wanted}.yaml")
     lab_name(path, None)
@@ -61,15 +61,15 @@ def copy(source: Path, wanted: str) -> Path:
         with path.open("xb") as file:
             file.write(text)
     except FileExistsError:
-        raise LabError(f"There is a '{path}' already, and it is left as it is.",
+        raise LabError(f"'{path}' exists already, and is left as it is.",
                        hint="Choose another name, or remove it first.") from None
     return path
 
 
 def lab_name(path: Path, wanted: str | None) -> str:
-    """The lab's name: the one wanted, or the file's. Raises LabError if it is not fit to be one."""
+    """The lab's name: the wanted one, or else the file's. Raises LabError if it is not valid."""
     name = wanted or path.stem
     if not re.fullmatch(NAME_PATTERN.rstrip("$").lstrip("^"), name):
-        raise LabError(f"'{name}' is no name for a lab: letters, digits and '-', at most 32 characters.",
+        raise LabError(f"'{name}' is not a valid name for a lab: letters, digits and '-', at most 32 characters.",
                        hint="Give the file another name, or the lab: 'labctl up --name NAME'.")
     return name

@@ -1,4 +1,4 @@
-"""The networks and machines of a lab: what services are placed on. Pure."""
+"""The networks and nodes of a lab, on which services are placed. Pure."""
 
 from ipaddress import IPv4Address
 
@@ -15,7 +15,7 @@ class Network(Model):
 
     subnet: Subnet
     host: Address | None = None
-    """The physical machine's address on it; without one the machine is not on this network."""
+    """The physical machine's address on this network; None if it has none."""
 
 
 class Node(BaseModel):
@@ -25,10 +25,10 @@ class Node(BaseModel):
     __pydantic_extra__: dict[str, Address] = Field(init=False)
 
     memory: Number | None = Field(default=None, ge=128, le=65536)
-    """MiB; the guest's own default where it is not given."""
+    """In MiB; None for the guest's default."""
     cpus: Number = Field(default=1, ge=1, le=16)
     client: Flag = False
-    """Checks run from the nodes marked so, or from the node called `client`."""
+    """Whether checks run from this node; they also run from a node called `client`."""
 
     @property
     def addresses(self) -> dict[str, IPv4Address]:
@@ -51,7 +51,7 @@ class Site(Model):
         return f"eth{list(self.nodes[node].addresses).index(network)}"
 
     def address_from(self, asker: str, node: str) -> IPv4Address | None:
-        """A node's address on a network that `asker` is on as well; None where they share none."""
+        """A node's address on a network that it shares with `asker`; None if they share none."""
         return next((address for network, address in self.nodes[node].addresses.items()
                      if network in self.nodes[asker].addresses), None)
 

@@ -1,4 +1,4 @@
-"""The topology language: text in, a frozen Topology or the list of everything wrong out. Pure."""
+"""The topology language: turns text into a frozen Topology, or into a list of everything wrong with it. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +29,9 @@ _NO_MACHINES = {
     IPv4Network("224.0.0.0/4"): "multicast",
     IPv4Network("240.0.0.0/4"): "reserved",
 }
-"""What cannot be a machine's address on a segment, and what it is instead (RFC 6890)."""
+"""Ranges that hold no machine's address on a segment, and what they are for (RFC 6890)."""
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
-"""What inet_aton takes for an address, and so do ping, curl and ssh."""
+"""A name that inet_aton reads as an address, and so do ping, curl and ssh."""
 
 
 class Topology(Site):
@@ -43,7 +43,7 @@ class Topology(Site):
 
 
 def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
-    """Read a topology; `file` is its name in messages, and `changes` (PATH=VALUE) are made to it first.
+    """Read a topology, after making the `changes` (PATH=VALUE) to it; `file` is its name in messages.
 
     Raises InputError with every problem found, LabError for a change that cannot be made.
     """
@@ -70,7 +70,7 @@ def parse(text: str, file: str | Path, changes: Sequence[str] = ()) -> Topology:
 
 
 def _too_many(document: Document) -> list[Problem]:
-    """The sections with more entries than any topology has. Nothing else is said of them: that would take minutes."""
+    """Sections with too many entries. They are reported alone, since checking them further would take minutes."""
     return [_problem((section,), f"{section}: has more than {most} entries.", document)
             for section, most in _MOST.items() if len(_mapping_keys(document.data.get(section))) > most]
 
@@ -94,12 +94,12 @@ def _change(document: Document, change: str) -> None:
     """Make a change such as `services.web.scheduler=wrr`. Raises LabError if it cannot be made."""
     path, equals, text = change.partition("=")
     if not equals or not path.isprintable():
-        raise LabError(f"--set {change}: this is no PATH=VALUE.", hint="Such as --set services.web.scheduler=wrr.")
+        raise LabError(f"--set {change}: this is not PATH=VALUE.", hint="Such as --set services.web.scheduler=wrr.")
     location = tuple(path.split("."))
     place = document.data
     for depth, key in enumerate(location):
         if not isinstance(place, dict):
-            raise LabError(f"--set {path}: {_place(location[:depth])} is no mapping.",
+            raise LabError(f"--set {path}: {_place(location[:depth])} is not a mapping.",
                            hint="A list or a single value is set as a whole.")
         if key not in place and depth < len(location) - 1:
             whole = ".".join(location[:depth + 1])
@@ -158,7 +158,7 @@ def _site_findings(site: Site) -> Iterator[Finding]:
         if name.lower() == "localhost":
             yield Finding(here, "'localhost' is every machine's name for itself.")
         if _NUMBER.fullmatch(name):
-            yield Finding(here, f"'{name}' is a number, which programs take for an address; 'n{name}' is a name.")
+            yield Finding(here, f"'{name}' is a number, which programs take for an address; call it 'n{name}'.")
         if name.lower() in seen_names:
             yield Finding(here, f"'{name}' and '{seen_names[name.lower()]}' are the same host name.")
         seen_names[name.lower()] = name
@@ -172,7 +172,7 @@ def _site_findings(site: Site) -> Iterator[Finding]:
             inner = next((network for network in node.addresses if network in site.networks), "")
             mend = f"give '{inner}' a 'host'" if inner else "add one"
             yield Finding(here, f"'{name}' is on no network with a 'host' address, so the physical machine could not "
-                                f"reach it; {mend}, or put it on one that has it as well.")
+                                f"reach it; {mend}, or put '{name}' on another network that has one.")
 
 
 def _network_findings(networks: Mapping[str, Network]) -> Iterator[Finding]:
@@ -188,7 +188,7 @@ def _network_findings(networks: Mapping[str, Network]) -> Iterator[Finding]:
             yield Finding((*here, "subnet"), f"{subnet} is no subnet for machines: {reserved}. One such as "
                                              "10.10.10.0/24 is.")
         elif network.host and not _is_host(network.host, subnet):
-            yield Finding((*here, "host"), f"{network.host} is no host address of {subnet}.")
+            yield Finding((*here, "host"), f"{network.host} is not a host address of {subnet}.")
         for other_name, other in list(networks.items())[:position]:
             if subnet.overlaps(other.subnet):
                 yield Finding((*here, "subnet"), f"{subnet} overlaps '{other_name}' ({other.subnet}).")
@@ -202,7 +202,7 @@ def _address_findings(site: Site, name: str, network: str, address: IPv4Address)
         return
     subnet = site.networks[network].subnet
     if not _is_host(address, subnet):
-        yield Finding(here, f"{address} is no host address of '{network}' ({subnet}).")
+        yield Finding(here, f"{address} is not a host address of '{network}' ({subnet}).")
 
 
 def _is_host(address: IPv4Address, subnet: IPv4Network) -> bool:
@@ -228,15 +228,15 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa
         case "union_tag_not_found":
             text = f"'type' is missing in {_place(location)}. {did_you_mean('', _service_types())}"
         case "string_pattern_mismatch" if context.get("pattern") == NAME_PATTERN:
-            text = f"{where}: {detail['input']!r} is no name: letters, digits and '-', at most 32 characters."
+            text = f"{where}: {detail['input']!r} is not a valid name: letters, digits and '-', at most 32 characters."
         case "string_pattern_mismatch" if context.get("pattern") == PASSWORD_PATTERN:
-            text = f"{where}: {detail['input']!r} is no password of VRRP: letters, digits, '.', '_' and '-', at most " \
-                   "8 characters."
+            text = f"{where}: {detail['input']!r} is not a valid VRRP password: letters, digits, '.', '_' and '-', " \
+                   "at most 8 characters."
         case "string_pattern_mismatch":
             text = f"{where}: has to be one line of printable text."
         case "ip_v4_address" | "ip_v4_network":
             kind = "address" if detail["type"] == "ip_v4_address" else "subnet such as 10.10.10.0/24"
-            text = f"{where}: {detail['input']!r} is no IPv4 {kind}."
+            text = f"{where}: {detail['input']!r} is not an IPv4 {kind}."
             if last not in Node.model_fields and location[:1] == ("nodes",) and len(location) == 3:
                 known = [*_mapping_keys(document.data.get("networks")), *Node.model_fields]
                 text = text if last in known else f"unknown key '{last}' in {_place(location[:-1])}. " \

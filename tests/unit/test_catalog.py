@@ -78,10 +78,10 @@ def test_a_lab_is_called_like_its_file_or_as_wanted() -> None:
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "..", "my_lab", "-x", "x-", "a\n", "x" * 33, "a.b", "$HOME"])
 def test_a_name_that_is_fit_for_no_lab_is_told_with_the_way_out(name: str) -> None:
-    with pytest.raises(LabError, match="is no name for a lab") as caught:
+    with pytest.raises(LabError, match="is not a valid name for a lab") as caught:
         catalog.lab_name(Path("lab.yaml"), name)
     assert "--name" in caught.value.hint
-    with pytest.raises(LabError, match="is no name for a lab"):
+    with pytest.raises(LabError, match="is not a valid name for a lab"):
         catalog.lab_name(Path("my_lab.yaml"), None)
 
 

@@ -44,8 +44,8 @@ def test_a_shipped_topology_can_be_copied_under_its_own_name(tmp_path: Path) -> 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("precious\n")
     (tmp_path / "link.yaml").symlink_to(tmp_path / "nowhere")
-    assert "There is a 'mine.yaml' already" in refused("new", "mine", "--from", "lvs-dr").message
-    assert "There is a 'link.yaml' already" in refused("new", "link", "--from", "lvs-dr").message
+    assert "'mine.yaml' exists already" in refused("new", "mine", "--from", "lvs-dr").message
+    assert "'link.yaml' exists already" in refused("new", "link", "--from", "lvs-dr").message
     assert (tmp_path / "mine.yaml").read_text() == "precious\n"
     assert not (tmp_path / "nowhere").exists()
 
@@ -61,7 +61,7 @@ def test_an_unknown_topology_is_told_with_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my_lab", "", "..", "x" * 33, "a b.yaml"])
 def test_a_file_that_could_not_be_a_lab_is_not_written(tmp_path: Path, name: str) -> None:
-    assert "is no name for a lab" in refused("new", name, "--from", "lvs-dr").message
+    assert "is not a valid name for a lab" in refused("new", name, "--from", "lvs-dr").message
     assert not list(tmp_path.glob("*.yaml"))
 
 

@@ -30,7 +30,8 @@ SECOND = HAPROXY + "  other: { type: haproxy, nodes: [lb2], servers: { rs1: 1 },
      [(15, "what is sent to 'lb2' would come back to this HAProxy; leave one proxy out of the other's servers.")]),
     (HAPROXY + "  names: { type: nginx-vhosts, nodes: [client], vhosts: { a.com: [lb1] } }\n"
      "  third: { type: haproxy, nodes: [rs2], servers: { client: 1 }, port: 81 }\n",
-     [(15, "'client' answers to names such as 'a.com' alone, and HAProxy asks for none, so it would never use it.")]),
+     [(15, "'client' answers only to names such as 'a.com', and HAProxy's checks give none, so it would never "
+           "use it.")]),
 ])
 def test_a_mistake_is_told_at_its_line(text: str, expected: list[tuple[int, str]]) -> None:
     assert told(text) == expected

@@ -69,12 +69,12 @@ ADDRESSES = [
      "the client 'probe' is not on 'lan' and could not reach 10.10.10.100."),
     # What the director itself serves at its own address.
     (changed("vip: 20.20.20.100\n    port: 80", "vip: 20.20.20.11\n    port: 22\n    real_port: 80", NAT), 16,
-     "port 22 of 20.20.20.11 is how 'lvs' itself is reached by SSH; balance it at a VIP of its own."),
+     "port 22 of 20.20.20.11 is for SSH to 'lvs' itself; give the service a VIP of its own."),
     (option("mark: { number: 3, vips: [20.20.20.11], ports: [22] }", NAT), 16,
-     "port 22 of 20.20.20.11 is how 'lvs' itself is reached by SSH; balance it at a VIP of its own."),
+     "port 22 of 20.20.20.11 is for SSH to 'lvs' itself; give the service a VIP of its own."),
     (changed("vip: 20.20.20.100", "vip: 20.20.20.11", changed("nodes: [rs1, rs2]", "nodes: [rs1, rs2, lvs]", NAT)), 15,
-     "'apache' serves port 80 on 'lvs', whose own address 20.20.20.11 is; the balancer would take all that is sent "
-     "there. A VIP of its own leaves both."),
+     "'apache' serves port 80 on 'lvs', and 20.20.20.11 is that node's own address; the balancer would take all "
+     "that is sent there. Give the service a VIP of its own."),
     # The director's own address is a VIP with NAT and ipvsadm alone.
     (changed("vip: 10.10.10.100", "vip: 10.10.10.11"), 15,
      "10.10.10.11 is the address of 'lvs'; a VIP needs one of its own."),
@@ -99,7 +99,7 @@ GATEWAYS = [
     (changed("    gateway: 10.10.10.100\n", "", NAT_KEEPALIVED), 19,
      "with several directors the real servers' gateway has to float as well; 'gateway' is missing."),
     (option("gateway: 10.10.10.14", NAT), 21,
-     "10.10.10.14 is not the director 'lvs'; replies of the real servers have to pass it."),
+     "10.10.10.14 is not an address of the director 'lvs', which the real servers' replies have to pass."),
     (changed("10.10.10.100", "10.10.10.12", NAT_KEEPALIVED), 21,
      "10.10.10.12 is the address of 'rs1'; a VIP needs one of its own."),
     (changed("10.10.10.100", "10.10.10.11", NAT_KEEPALIVED), 21,
@@ -125,7 +125,7 @@ OPTIONS = [
     (option("gateway: 10.10.10.11", TUN), 22, "'gateway' is for 'forward: nat', where replies pass the director."),
     (option("snat: true"), 21, "'snat' is for 'forward: nat', where replies pass the director."),
     (option("snat: true", TUN), 22, "'snat' is for 'forward: nat', where replies pass the director."),
-    (option("vrrp: { unicast: true }"), 21, "'vrrp' is for directors by keepalived."),
+    (option("vrrp: { unicast: true }"), 21, "'vrrp' is for directors with keepalived."),
     (option("persistence: { per: mark }"), 21, "persistence per mark needs a 'mark'."),
     (option("persistence: { per: client }", option("mark: { number: 3 }")), 22,
      "a service with a 'mark' is persistent per mark."),
@@ -162,12 +162,12 @@ def test_a_mistake_is_told_at_its_line(text: str, line: int, message: str) -> No
      "'{}' is not on 'outer', the VIP's segment; direct routing only changes the destination MAC address, so all "
      "have to share one segment."),
     (changed("  way: { type: router, node: gate }\n", "", TUN),
-     "'{}' and the directors share no network, and no router connects theirs."),
+     "'{}' and the directors share no network, and no router connects them."),
     (changed("lvs: { lan: 10.10.10.11, outer: 20.20.20.11 }", "lvs: { outer: 20.20.20.11 }", NAT),
      "'{}' is on no network that all directors are on."),
     (changed("client: { outer", "client: { lan: 10.10.10.50, outer", NAT),
-     "'{}' is on 'lan' beside the client 'client'; its replies would not pass the director, and the client would not "
-     "know them."),
+     "'{}' is on 'lan' beside the client 'client'; its replies would bypass the director, and the client would "
+     "reject them."),
     (changed("10.10.10.100", "20.20.20.99", NAT_KEEPALIVED),
      "'{}' is not on the network of its gateway 20.20.20.99."),
 ])
@@ -180,8 +180,8 @@ def test_what_is_wrong_for_each_real_server_is_told_for_each(text: str, message:
 def test_a_real_server_has_one_gateway(first: str) -> None:
     text = changed("{ ipvsadm: [lvs] }", first, second_ipvs(NAT, vip="20.20.20.101", directors="{ ipvsadm: [out] }"))
     assert told(text) == [
-        (28, f"the gateway of '{server}' is 10.10.10.11 for 'web'; it cannot be 10.10.10.14 as well, where its replies "
-             "have to pass.") for server in ("rs1", "rs2")]
+        (28, f"'web' makes 10.10.10.11 the gateway of '{server}'; it cannot be 10.10.10.14 as well, which this "
+             "service's replies have to pass.") for server in ("rs1", "rs2")]
 
 
 def test_a_gateway_that_is_not_known_is_no_other_gateway() -> None:

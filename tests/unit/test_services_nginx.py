@@ -26,13 +26,13 @@ VHOSTS = HAPROXY.replace("haproxy, nodes: [lb1, lb2], servers: { rs1: 2, rs2: 1 
      [(13, "nothing serves HTTP on 'client'; a service such as httpd has to.")]),
     (changed("[lb1, lb2]", "[lb1]", VHOSTS)
      + "  more: { type: nginx-vhosts, nodes: [lb2], vhosts: { a.com: [lb1], b.com: [rs1, lb1] } }\n",
-     [(14, "'lb1' answers to names such as 'a.com' alone, and 'b.com' is none of them.")]),
+     [(14, "'lb1' answers only to names such as 'a.com', and 'b.com' is none of them.")]),
     # A loop over two others, of which the last one in the file tells; who only asks one of them is in none.
     (changed("www.b.com: [rs2]", "www.b.com: [client]", changed("[lb1, lb2]", "[lb1]", VHOSTS))
      + "  second: { type: haproxy, nodes: [lb2], servers: { lb1: 1 } }\n"
      "  third: { type: haproxy, nodes: [client], servers: { lb2: 1 } }\n"
      "  fourth: { type: haproxy, nodes: [rs2], servers: { client: 1 }, port: 81 }\n",
-     [(14, "'lb1' answers to names such as 'a.com' alone, and HAProxy asks for none, so it would never use it."),
+     [(14, "'lb1' answers only to names such as 'a.com', and HAProxy's checks give none, so it would never use it."),
       (15, "what is sent to 'lb2' would come back to this HAProxy; leave one proxy out of the other's servers.")]),
     (changed("port: 80", "port: 22", NGINX + "  more: { type: nginx, nodes: [lb1], port: 80 }\n"),
      [(13, "port 22 is sshd's on every node; choose another, such as 8080.")]),
@@ -40,7 +40,7 @@ VHOSTS = HAPROXY.replace("haproxy, nodes: [lb1, lb2], servers: { rs1: 2, rs2: 1 
     (changed("rs2: { lan: 10.10.10.13 }", "rs2: { far: 10.10.20.13 }", VHOSTS),
      [(13, f"'{node}' and 'rs2' share no network, so the proxy could not reach it.") for node in ("lb1", "lb2")]),
     *((changed("www.b.com:", f'"{host}":', VHOSTS),
-       [(13, f"'{host}' is no host name: letters, digits and '-', in parts joined by dots.")])
+       [(13, f"'{host}' is not a host name: letters, digits and '-', in parts joined by dots.")])
       for host in ("-b.com", "b-.com", "b_c.com", "b..com", ".com", "b.com.", "b com", "ü.com", f"{'b' * 64}.com",
                    ".".join(["b" * 63] * 4), "*.b.com", "b.com;")),
 ])

@@ -14,7 +14,7 @@ NTP = BASE[:BASE.index("  apache:")] + "  clock: { type: ntp, server: lvs, clien
     (changed("[rs1, out]", "[]", NTP), [(12, "services.clock.clients: is empty.")]),
     (changed("rs1: { lan: 10.10.10.12 }", "rs1: { other: 10.10.30.12 }", NTP).replace(
         "  far:", "  other: { subnet: 10.10.30.0/24, host: 10.10.30.1 }\n  far:"),
-     [(13, "'rs1' and 'lvs' share no network, so it could not ask for the time.")]),
+     [(13, "'rs1' and 'lvs' share no network, so the client could not ask for the time.")]),
     (NTP + "  second: { type: ntp, server: rs2, clients: [rs1] }\n",
      [(13, "'clock' sets the clock of 'rs1' already.")]),
     (NTP + "  second: { type: ntp, server: out, clients: [rs2] }\n",

@@ -113,15 +113,15 @@ def test_without_a_password_there_is_no_authentication() -> None:
     ("priorities: [80, 0]", "services.web.vrrp.priorities.1: input should be greater than or equal to 1, not 0."),
     ("priorities: 80", "services.web.vrrp.priorities: has to be a list, not 80."),
     ("priorities: []", "services.web.vrrp.priorities: is empty."),
-    ("priorities: [80]", "each node has a priority of its own: there are 2 nodes, and 1 priorities."),
-    ("priorities: [80, 30, 10]", "each node has a priority of its own: there are 2 nodes, and 3 priorities."),
-    ("priorities: [30, 80]", "the priorities have to fall, as the first node is the first choice."),
-    ("priorities: [80, 80]", "the priorities have to fall, as the first node is the first choice."),
+    ("priorities: [80]", "give each node a priority: there are 2 nodes, and 1 priorities."),
+    ("priorities: [80, 30, 10]", "give each node a priority: there are 2 nodes, and 3 priorities."),
+    ("priorities: [30, 80]", "the priorities have to fall, since the first node is the first choice."),
+    ("priorities: [80, 80]", "the priorities have to fall, since the first node is the first choice."),
     ("advert: 0", "services.web.vrrp.advert: input should be greater than or equal to 1, not 0."),
     ("advert: 11", "services.web.vrrp.advert: input should be less than or equal to 10, not 11."),
     ("auth: 1111", "services.web.vrrp.auth: has to be text, so 1111 needs quotes around it."),
-    *((f"auth: '{word}'", f"services.web.vrrp.auth: '{word}' is no password of VRRP: letters, digits, '.', '_' and "
-                              "'-', at most 8 characters.")
+    *((f"auth: '{word}'", f"services.web.vrrp.auth: '{word}' is not a valid VRRP password: letters, digits, '.', '_' "
+                              "and '-', at most 8 characters.")
       for word in ("", "123456789", "a b", "a#b", "$a", "}", "ü")),
 ])
 def test_values_that_no_keepalived_could_use_are_refused(options: str, message: str) -> None:
@@ -137,9 +137,9 @@ def test_values_that_no_keepalived_could_use_are_refused(options: str, message: 
 ], ids=["both chosen", "one chosen", "another type"])
 def test_a_virtual_router_is_one_of_a_kind_on_its_segment(text: str) -> None:
     ((_, message),) = told(text)
-    assert message.startswith("the virtual router ")
-    assert " on 'lan' is that of '" in message
-    assert message.endswith("' already; give one of them another 'router_id'.")
+    assert message.startswith("'")
+    assert "' uses the virtual router id " in message
+    assert message.endswith(" on 'lan' already; give one of them another 'router_id'.")
 
 
 def test_a_virtual_router_on_another_segment_may_have_the_same_number() -> None:

@@ -42,8 +42,8 @@ SHAPE = [
         3,
         "unknown key 'hots' in 'networks.lan'. Did you mean 'host'?",
     ),
-    ("subnet: 10.10.20.0/24", "subnet: 10.10.20.5/24", 4, "'10.10.20.5/24' is no IPv4 subnet"),
-    ("subnet: 10.10.20.0/24", "subnet: lan", 4, "'lan' is no IPv4 subnet"),
+    ("subnet: 10.10.20.0/24", "subnet: 10.10.20.5/24", 4, "'10.10.20.5/24' is not an IPv4 subnet"),
+    ("subnet: 10.10.20.0/24", "subnet: lan", 4, "'lan' is not an IPv4 subnet"),
     (
         "rs1: { lan: 10.10.10.12 }",
         "rs1: { lan: 10.10.10.12, memroy: lots }",
@@ -56,7 +56,7 @@ SHAPE = [
         7,
         "'lna' is neither a network nor a key of nodes. Did you mean 'lan'?",
     ),
-    ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: ten }", 7, "nodes.rs1.lan: 'ten' is no IPv4 address."),
+    ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: ten }", 7, "nodes.rs1.lan: 'ten' is not an IPv4 address."),
     ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, memory: 64 }", 7, "nodes.rs1.memory"),
     ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, cpus: 0 }", 7, "nodes.rs1.cpus"),
     ("rs1: { lan: 10.10.10.12 }", "rs1: { lan: 10.10.10.12, client: maybe }", 7, "nodes.rs1.client"),
@@ -114,7 +114,7 @@ SITE = [
         "subnet: 10.10.20.0/24",
         "subnet: 10.10.20.0/24, host: 10.10.20.255",
         4,
-        "10.10.20.255 is no host address of 10.10.20.0/24.",
+        "10.10.20.255 is not a host address of 10.10.20.0/24.",
     ),
     (
         "far: { subnet: 10.10.20.0/24 }",
@@ -122,9 +122,9 @@ SITE = [
         5,
         "'cpus' is a key of nodes and cannot be a network's name.",
     ),
-    ("lan: 10.10.10.13", "lan: 10.10.11.13", 8, "10.10.11.13 is no host address of 'lan' (10.10.10.0/24)."),
-    ("lan: 10.10.10.13", "lan: 10.10.10.0", 8, "10.10.10.0 is no host address of 'lan'"),
-    ("lan: 10.10.10.13", "lan: 10.10.10.255", 8, "10.10.10.255 is no host address of 'lan'"),
+    ("lan: 10.10.10.13", "lan: 10.10.11.13", 8, "10.10.11.13 is not a host address of 'lan' (10.10.10.0/24)."),
+    ("lan: 10.10.10.13", "lan: 10.10.10.0", 8, "10.10.10.0 is not a host address of 'lan'"),
+    ("lan: 10.10.10.13", "lan: 10.10.10.255", 8, "10.10.10.255 is not a host address of 'lan'"),
     ("lan: 10.10.10.13", "lan: 10.10.10.12", 8, "10.10.10.12 is the address of 'rs1' already."),
     (
         "lan: 10.10.10.13",
@@ -137,14 +137,14 @@ SITE = [
         "out: { far: 10.10.20.14 }",
         9,
         "'out' is on no network with a 'host' address, so the physical machine could not reach it; give 'far' a "
-        "'host', or put it on one that has it as well.",
+        "'host', or put 'out' on another network that has one.",
     ),
     (
         "out: { lan: 10.10.10.14, far: 10.10.20.14 }",
         "out: {}",
         9,
-        "'out' is on no network with a 'host' address, so the physical machine could not reach it; add one, or put it "
-        "on one that has it as well.",
+        "'out' is on no network with a 'host' address, so the physical machine could not reach it; add one, or put "
+        "'out' on another network that has one.",
     ),
     ("out: {", "RS1: {", 9, "'RS1' and 'rs1' are the same host name."),
     ("client:", "customer:", 5, "no node is called 'client' or marked 'client: true'"),
@@ -252,7 +252,7 @@ def test_a_number_too_long_to_print_is_an_input_error(place: str) -> None:
 def test_an_address_is_text(old: str, line: int, value: str) -> None:
     """Python would take a number, and even a truth value, for an address."""
     found = problems(changed(old, f"{old.partition(':')[0]}: {value} "))
-    assert [problem.line for problem in found if "is no IPv4" in problem.message] == [line], found
+    assert [problem.line for problem in found if "is not an IPv4" in problem.message] == [line], found
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -276,7 +276,7 @@ def test_a_name_that_would_need_quoting_is_refused(kind: str, name: str) -> None
     data = yaml.safe_load(BASE)
     for section in ("networks", "nodes", "services"):
         data[section] = {(name if key == kind else key): value for key, value in data[section].items()}
-    assert any("is no name" in problem.message for problem in problems(yaml.safe_dump(data, sort_keys=False)))
+    assert any("is not a valid name" in problem.message for problem in problems(yaml.safe_dump(data, sort_keys=False)))
 
 
 @pytest.mark.parametrize("name", ["a", "A-1", "0-1", "1e3", "no", "x" * 32])
@@ -288,7 +288,7 @@ def test_a_host_name_is_a_name(name: str) -> None:
 def test_a_number_is_no_host_name(name: str) -> None:
     """`ping 10` asks 0.0.0.10."""
     assert told(BASE.replace("rs1", f"'{name}'")) == [
-        (7, f"'{name}' is a number, which programs take for an address; 'n{name}' is a name.")]
+        (7, f"'{name}' is a number, which programs take for an address; call it 'n{name}'.")]
 
 
 def test_sections_that_are_too_long_are_told_before_anything_else() -> None:
@@ -442,13 +442,13 @@ def test_what_a_change_makes_wrong_elsewhere_is_told_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(("change", "message", "hint"), [
-    ("services.web", "no PATH=VALUE", "services.web.scheduler=wrr"),
-    ("services.\udc80={}", "no PATH=VALUE", "services.web.scheduler=wrr"),
+    ("services.web", "not PATH=VALUE", "services.web.scheduler=wrr"),
+    ("services.\udc80={}", "not PATH=VALUE", "services.web.scheduler=wrr"),
     ("services.wbe.scheduler=rr", "there is no 'wbe' in 'services'", "Did you mean 'web'?"),
     ("service.web.scheduler=rr", "there is no 'service' in the topology", "Did you mean 'services'?"),
     ("services.web.check.interval=5", "there is no 'check' in 'services.web'", "--set 'services.web.check={...}'"),
-    ("services.apache.nodes.0=rs2", "'services.apache.nodes' is no mapping", "as a whole"),
-    ("services.web.port.x=1", "'services.web.port' is no mapping", "as a whole"),
+    ("services.apache.nodes.0=rs2", "'services.apache.nodes' is not a mapping", "as a whole"),
+    ("services.web.port.x=1", "'services.web.port' is not a mapping", "as a whole"),
     ("nodes.rs1.memory=[1", "--set nodes.rs1.memory: not YAML", "VALUE is YAML"),
     ("nodes.rs1.memory=&x 5", "anchors and aliases", "VALUE is YAML"),
 ])

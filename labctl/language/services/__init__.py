@@ -1,4 +1,4 @@
-"""The service types. A new one is a module here, its steps in cloud-init/steps, its checks in tests/labs."""
+"""The service types. Each has a module here, its steps in cloud-init/steps, and its checks in tests/labs."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every service type says about itself. Pure."""
+"""The base of all service types, and rules that several of them share. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Finding(NamedTuple):
     location: Location
     message: str
     needs_all: bool = False
-    """Holds only where every service in the file could be read."""
+    """Whether it holds only if every service in the file could be read."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Placement:
 
 
 class Wait(Model):
-    """How long a backup waits before it takes an address: so many advertisement intervals and skews."""
+    """How long a backup waits before it takes an address, in advertisement intervals and skews."""
 
     intervals: int
     skews: int
 
     def seconds(self, interval: float, skew: float) -> float:
-        """The same in seconds; the skew is what a node of lower priority waits longer than one of higher."""
+        """The wait in seconds; the skew is the extra time that a node of lower priority waits."""
         return self.intervals * interval + self.skews * skew
 
 
 class Timing(Model):
-    """What the elections of a guest's keepalived wait for, which its versions do not agree on."""
+    """How long elections of a guest's keepalived wait; its versions differ in this."""
 
     crash: Wait
-    """The holder fell silent."""
+    """After the holder fell silent."""
     crash_together: Wait
-    """The same where several instances move together, in a sync group."""
+    """The same for instances that move together, in a sync group."""
     stop: Wait
-    """The holder said that it leaves."""
+    """After the holder announced that it leaves."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Failover:
     steps: Sequence[str]
     """The kinds of steps that make a node a holder."""
     unit: str
-    """The systemd unit that takes part in the election; stopped, its node gives the address up."""
+    """The systemd unit that takes part in the election; when it stops, its node gives the address up."""
     messages: str
-    """What the holders' messages to each other are to iptables, such as `-p vrrp`."""
+    """How iptables matches the holders' messages to each other, such as `-p vrrp`."""
     crash_seconds: float
     """The longest time until another node takes over from one that fell silent."""
     stop_seconds: float
-    """The same where the holder says that it leaves."""
+    """The same after the holder announced that it leaves."""
     work_seconds: float
-    """What the programs that move it take besides; several times that under emulation."""
+    """How long the programs that move the address take in addition; several times that under emulation."""
     returns: bool
-    """The first holder gets the address back when it returns."""
+    """Whether the first holder gets the address back when it returns."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ class Frontend:
     port: int
     holders: Sequence[str]
     host: str | None = None
-    """A name in the Host header that is answered; None where any is."""
+    """A name in the Host header that gets an answer; None if any does."""
     failover: Failover | None = None
     together: Sequence[IPv4Address] = ()
-    """Addresses that have to be where this one is."""
+    """Addresses that have to be on the same node as this one."""
 
 
 SSH_PORT = 22
-"""sshd's, on every node."""
+"""sshd's port, on every node."""
 
 
 class Service(Model):
@@ -94,16 +94,16 @@ class Service(Model):
 
     @property
     def vips(self) -> Sequence[IPv4Address]:
-        """The addresses that clients use, beside its nodes' own."""
+        """The addresses that clients use, in addition to its nodes' own."""
         return ()
 
     @property
     def floating(self) -> Sequence[IPv4Address]:
-        """All addresses that nodes get from it."""
+        """All addresses that this service gives to nodes."""
         return self.vips
 
     def findings(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Finding]:
-        """What is wrong with this service in its site and beside the other services."""
+        """What is wrong with this service on its nodes and networks, and together with the other services."""
         raise NotImplementedError
 
     def placements(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Iterator[Placement]:
@@ -115,24 +115,24 @@ class Service(Model):
         return set()
 
     def asks(self, name: str, services: Mapping[str, "Service"]) -> set[tuple[str, int]]:  # noqa: ARG002
-        """The nodes and ports that each of its nodes passes requests on to."""
+        """The nodes and ports to which each of its nodes passes requests on."""
         return set()
 
     def hosts(self) -> Sequence[str]:
-        """The names in the Host header that it answers to; empty where it answers to any."""
+        """The names in the Host header that it answers to; empty if it answers to any."""
         return ()
 
     def routers(self, site: Site, name: str, services: Mapping[str, "Service"]) -> Sequence[tuple[str, int]]:  # noqa: ARG002
-        """The virtual routers of VRRP that it brings along: the network and the id of each."""
+        """The network and the id of each VRRP virtual router that this service creates."""
         return ()
 
     def frontends(self, services: Mapping[str, "Service"], timing: Timing) -> Sequence[Frontend]:  # noqa: ARG002
-        """What has to answer before the lab serves; `timing` is that of its guest."""
+        """The frontends that have to answer before the lab counts as serving; `timing` is its guest's."""
         return ()
 
 
 def unknown_nodes(site: Site, names: Sequence[str], location: Location, in_list: bool = True) -> Iterator[Finding]:
-    """A finding for each name that is no node of the site, and for each one given twice."""
+    """A finding for each name that is not a node of the site, or is given twice."""
     for position, name in enumerate(names):
         at = (*location, position if in_list else name)
         if name not in site.nodes:
@@ -142,7 +142,7 @@ def unknown_nodes(site: Site, names: Sequence[str], location: Location, in_list:
 
 
 def taken_ports(name: str, nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> Iterator[Finding]:
-    """A finding for each node on which sshd or another service has the port already."""
+    """A finding for each node on which sshd or an earlier service uses the port already."""
     if port == SSH_PORT:
         yield Finding(("port",), f"port {port} is sshd's on every node; choose another, such as 8080.")
     for position, node in enumerate(nodes):
@@ -154,9 +154,9 @@ def taken_ports(name: str, nodes: Sequence[str], port: int, services: Mapping[st
 
 
 def ways_back(site: Site, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:
-    """Where other proxies are from which requests come back to one, over any number of others: nodes and ports.
+    """The nodes and ports of other proxies that pass requests on to the proxy `name`, directly or through others.
 
-    Those that come later in the file are left out, so that the last of a loop reports it.
+    Proxies that come later in the file do not count, so that the last one of a loop reports it.
     """
     known = {}
     for other_name, other in services.items():
@@ -174,7 +174,7 @@ def ways_back(site: Site, name: str, services: Mapping[str, Service]) -> set[tup
 
 
 def host_at(nodes: Sequence[str], port: int, services: Mapping[str, Service]) -> str | None:
-    """A name that the servers at this port want in the Host header; None where they answer to any."""
+    """A name that the servers at this port require in the Host header; None if they answer to any."""
     for service in services.values():
         if any(port in service.ports_on(node) for node in nodes):
             return next(iter(service.hosts()), None)
@@ -201,7 +201,7 @@ def vip_findings(site: Site, vip: IPv4Address, own: Sequence[str] = ()) -> Itera
 
 
 def taken_addresses(name: str, vip: IPv4Address, services: Mapping[str, Service]) -> Iterator[Finding]:
-    """A finding for each earlier service that gives a VIP to nodes already."""
+    """A finding for each earlier service that already uses the VIP's address."""
     for other_name, other in services.items():
         if other_name == name:
             break

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from labctl.base.types import Name, Number, Port
 from labctl.language.services.base import (
@@ -18,7 +19,7 @@ from labctl.language.services.base import (
 from labctl.language.site import MAX_NODES, Site
 
 CHECK_SECONDS, CHECK_FAILURES = 2, 3
-"""How often a server is asked, and how many failures in a row take it out."""
+"""Seconds between two checks of a server, and how many failures in a row take it out."""
 
 
 class Haproxy(Service):
@@ -31,8 +32,8 @@ class Haproxy(Service):
     port: Port = 80
     server_port: Port = 80
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         yield from unknown_nodes(site, list(self.servers), ("servers",), in_list=False)
         yield from taken_ports(name, self.nodes, self.port, services)
@@ -53,8 +54,8 @@ class Haproxy(Service):
                 yield Finding(("servers", server), f"what is sent to '{server}' would come back to this HAProxy; leave "
                                                    "one proxy out of the other's servers.")
             elif host:
-                yield Finding(("servers", server), f"'{server}' answers to names such as '{host}' alone, and HAProxy "
-                                                   "asks for none, so it would never use it.")
+                yield Finding(("servers", server), f"'{server}' answers only to names such as '{host}', and HAProxy's "
+                                                   "checks give none, so it would never use it.")
             elif not any(self.server_port in service.ports_on(server) for service in services.values()):
                 message = f"nothing serves port {self.server_port} on '{server}'; a service such as httpd has to."
                 yield Finding(("servers", server), message, needs_all=True)
@@ -62,8 +63,8 @@ class Haproxy(Service):
                 if node in site.nodes and not set(site.nodes[node].addresses) & set(site.nodes[server].addresses):
                     yield Finding(("nodes", position), f"'{node}' and its server '{server}' share no network.")
 
-    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         for node in self.nodes:
             networks = site.nodes[node].addresses
             servers = [{"name": server, "weight": weight,
@@ -74,10 +75,10 @@ class Haproxy(Service):
                 "port": self.port, "server_port": self.server_port, "servers": servers,
                 "check_seconds": CHECK_SECONDS, "check_failures": CHECK_FAILURES})
 
-    def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:
         return {(server, self.server_port) for server in self.servers}
 
+    @override
     def ports_on(self, node: str) -> set[int]:
-        """See the base class."""
         return {self.port} if node in self.nodes else set()

@@ -1,10 +1,11 @@
-"""A virtual address that one of two machines holds, by Linux-HA heartbeat 3. Pure."""
+"""A virtual address that one of two machines holds, with Linux-HA heartbeat 3. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from labctl.base.types import Address, Flag, Name, Number, Port
 from labctl.language.services.base import (
@@ -27,16 +28,16 @@ KEEPALIVE = 1
 DEADTIME = 5
 """Seconds of silence after which a node counts as dead."""
 INITDEAD = 60
-"""The same while the first of the two starts."""
+"""The same while heartbeat starts, and its peer may still be booting."""
 FAILURES = 3
-"""How often in a row a node's own web server has to fail to answer before it hands over."""
+"""How many times in a row a node's own web server has to fail to answer before the node hands over."""
 ASK_SECONDS = 2
-"""How long a watch waits for an answer."""
+"""How long the watch waits for an answer."""
 STOP_SECONDS = 30
-"""How long heartbeat has to end once it is asked, and again after it was sent SIGTERM; then it is killed."""
+"""How long heartbeat may take to stop, and again after SIGTERM, before it is killed."""
 MOVE_SECONDS = 6
-"""What heartbeat's scripts take to give an address up and to take it; several times that under emulation, where each
-of their 300 forks costs 50 ms or more."""
+"""How long heartbeat's scripts take to give an address up and to take it; several times that under emulation, since
+they fork 300 times."""
 
 
 class Heartbeat(Service):
@@ -46,28 +47,28 @@ class Heartbeat(Service):
     vip: Address
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
     watch: Literal["http"] | None = None
-    """A node whose own web server is silent hands over; without it only a silent machine is replaced."""
+    """`http`: a node also hands over when its own web server is silent; None: only a silent machine is replaced."""
     interval: Number = Field(default=5, ge=1, le=300)
-    """Seconds between two questions of the watch."""
+    """Seconds between two requests of the watch."""
     auto_failback: Flag = True
-    """The first node gets the VIP back when it returns."""
+    """Whether the first node gets the VIP back when it returns."""
     port: Port = 80
 
     @property
+    @override
     def vips(self) -> Sequence[IPv4Address]:
-        """See the base class."""
         return (self.vip,)
 
     @property
     def watch_seconds(self) -> float:
-        """The longest time from the death of the holder's web server until it begins to hand over."""
+        """The longest time from the death of the holder's web server until the holder begins to hand over."""
         return FAILURES * (self.interval + ASK_SECONDS) + ASK_SECONDS
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         if len(self.nodes) != 2:
-            yield Finding(("nodes",), f"heartbeat is for exactly two nodes, and this is {len(self.nodes)}.")
+            yield Finding(("nodes",), f"heartbeat needs exactly two nodes, not {len(self.nodes)}.")
         yield from vip_findings(site, self.vip)
         yield from client_findings(site, self.nodes)
         yield from taken_addresses(name, self.vip, services)
@@ -88,8 +89,8 @@ class Heartbeat(Service):
                 message = f"nothing serves port {self.port} on '{node}'; a service such as nginx has to."
                 yield Finding(("nodes", position), message, needs_all=True)
 
-    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         network = site.network_of(self.vip)
         if network is None:
             raise ValueError(f"the VIP {self.vip} is in no network")
@@ -112,8 +113,8 @@ class Heartbeat(Service):
                     "comes_back": self.auto_failback and node == self.nodes[0],
                 })
 
-    def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:
         failover = Failover(
             steps=("heartbeat/authkeys", "heartbeat/resources", "heartbeat/heartbeat"), unit="heartbeat",
             messages="-p udp --dport 694",

@@ -1,10 +1,11 @@
-"""A virtual service of the kernel's load balancer (LVS): by direct routing, NAT or tunnels. Pure."""
+"""A virtual service of the kernel's load balancer (LVS), with direct routing, NAT or tunnels. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from labctl.base.types import Address, Flag, Model, Name, Number, Port
 from labctl.language.services.base import (
@@ -38,7 +39,7 @@ _KINDS = {"dr": "DR", "nat": "NAT", "tun": "TUN"}
 
 
 class Directors(Model):
-    """Who balances: one node by `ipvsadm` alone, or up to three by `keepalived`, the first one as MASTER."""
+    """The nodes that balance: one with `ipvsadm` alone, or up to three with `keepalived`, the first as MASTER."""
 
     ipvsadm: list[Name] | None = Field(default=None, min_length=1)
     keepalived: list[Name] | None = Field(default=None, min_length=1, max_length=len(PRIORITIES))
@@ -48,12 +49,12 @@ class Directors(Model):
         if (self.ipvsadm is None) == (self.keepalived is None):
             raise ValueError("give either 'ipvsadm: [NODE]' or 'keepalived: [MASTER, BACKUP]'")
         if self.ipvsadm and len(self.ipvsadm) > 1:
-            raise ValueError("only one node can hold the VIP by ipvsadm; use keepalived for several directors")
+            raise ValueError("only one node can hold the VIP with ipvsadm; use keepalived for several directors")
         return self
 
     @property
     def kind(self) -> str:
-        """What keeps the table."""
+        """The program that maintains the kernel's table."""
         return "ipvsadm" if self.ipvsadm else "keepalived"
 
     @property
@@ -63,13 +64,13 @@ class Directors(Model):
 
 
 class Check(Model):
-    """How a director finds out that a real server is gone: it takes no connection, or its page is not 200."""
+    """How a director notices that a real server is gone: it accepts no connection, or its page is not a 200."""
 
     type: Literal["tcp", "http"]
     interval: Number = Field(default=2, ge=1, le=300)
     """Seconds between two checks."""
     timeout: Number = Field(default=3, ge=1, le=60)
-    """Seconds to wait for a connection, and for an answer."""
+    """Seconds to wait for a connection, and again for an answer."""
     retry: Number = Field(default=3, ge=0, le=20)
 
     @property
@@ -79,22 +80,22 @@ class Check(Model):
 
 
 class Persistence(Model):
-    """A client stays with its server for as long as it comes back within the timeout."""
+    """A client keeps its server as long as it comes back within the timeout."""
 
     per: Literal["client", "port", "mark"]
-    """`client`: on every port of the VIP (PCC); `port`: on this port (PPC); `mark`: on what bears the mark (PFMC)."""
+    """`client`: on every port of the VIP (PCC); `port`: on this port (PPC); `mark`: on packets with the mark (PFMC)."""
     timeout: Number = Field(default=300, ge=1, le=86400)
     """Seconds; 300 is the kernel's own default."""
 
 
 class Mark(Model):
-    """A firewall mark: all that bears it is one service to the balancer."""
+    """A firewall mark: the balancer treats all packets with it as one service."""
 
     number: Number = Field(ge=1, le=2**31 - 1)
     vips: list[Address] = Field(default_factory=list, max_length=32)
-    """Further addresses, beside the service's VIP."""
+    """Addresses in addition to the service's VIP."""
     ports: list[Port] = Field(default_factory=list, max_length=14)
-    """Further ports, beside the service's own (iptables' multiport takes 15)."""
+    """Ports in addition to the service's own (iptables' multiport takes 15)."""
 
 
 class Ipvs(Service):
@@ -111,43 +112,43 @@ class Ipvs(Service):
     real_port: Port | None = None
     """NAT only: where the real servers listen, if not at `port`."""
     gateway: Address | None = None
-    """NAT behind keepalived: the real servers' gateway, which floats together with the VIP."""
+    """NAT with keepalived: the real servers' gateway, which floats together with the VIP."""
     snat: Flag = False
-    """NAT only: connections that real servers open themselves leave with the director's address."""
+    """NAT only: whether connections that real servers open get the director's address as their source."""
     mark: Mark | None = None
     persistence: Persistence | None = None
     check: Check | None = None
-    """keepalived checks by TCP where nothing is given; beside ipvsadm a script does, if asked to."""
+    """None: keepalived checks by TCP, and with ipvsadm nothing does. With ipvsadm a script makes the check."""
     vrrp: Options = Options()
 
     @property
+    @override
     def vips(self) -> Sequence[IPv4Address]:
-        """See the base class."""
         return list(dict.fromkeys([self.vip, *(self.mark.vips if self.mark else [])]))
 
     @property
+    @override
     def floating(self) -> Sequence[IPv4Address]:
-        """See the base class."""
         return [*self.vips, *([self.gateway] if self.gateway and self.directors.keepalived else [])]
 
     @property
     def ports(self) -> list[int]:
-        """All ports of the service that are named."""
+        """All ports that the service names."""
         return list(dict.fromkeys([self.port, *(self.mark.ports if self.mark else [])]))
 
     @property
     def server_port(self) -> int:
-        """Where real servers listen."""
+        """The port on which real servers listen."""
         return self.real_port or self.port
 
     @property
     def health(self) -> Check | None:
-        """The check that is made, if any."""
+        """The health check in effect, if any."""
         return self.check or (Check(type="tcp") if self.directors.keepalived else None)
 
     @property
     def virtual(self) -> str:
-        """How ipvsadm calls the virtual service."""
+        """The virtual service in ipvsadm's arguments."""
         if self.mark:
             return f"-f {self.mark.number}"
         return f"-t {self.vip}:{self._table_port(self.port)}"
@@ -156,10 +157,10 @@ class Ipvs(Service):
         """Port 0 in the table means every port."""
         return 0 if self.mark or (self.persistence and self.persistence.per == "client") else port
 
-    # ---- Where it lives -------------------------------------------------------------------------------------
+    # ---- Networks -------------------------------------------------------------------------------------------
 
     def servers_network(self, site: Site, server: str) -> str | None:
-        """The network on which directors reach a real server; None where there is none."""
+        """The network on which directors reach a real server; None if there is none."""
         vip_network = site.network_of(self.vip)
         addresses = list(site.nodes[server].addresses)
         if self.forward == "dr" or (self.forward == "tun" and vip_network in addresses):
@@ -170,24 +171,24 @@ class Ipvs(Service):
         return next((network for network in addresses if all(network in mine for mine in directors)), None)
 
     def server_address(self, site: Site, server: str) -> IPv4Address:
-        """Where directors reach a real server."""
+        """The address at which directors reach a real server."""
         network = self.servers_network(site, server)
         if network is None:
             raise ValueError(f"no director reaches '{server}'")
         return site.nodes[server].addresses[network]
 
     def server_gateway(self, site: Site, server: str) -> IPv4Address | None:
-        """A NAT real server's default gateway: where its replies pass a director. None where there is none."""
+        """A NAT real server's default gateway, a director; None if there is none."""
         network = self.servers_network(site, server)
         director = self.directors.nodes[0]
         if self.forward != "nat" or network is None:
             return None
         return self.gateway or (site.nodes[director].addresses[network] if director in site.nodes else None)
 
-    # ---- What can be wrong ----------------------------------------------------------------------------------
+    # ---- Rules ----------------------------------------------------------------------------------------------
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         directors = self.directors.nodes
         yield from unknown_nodes(site, directors, ("directors", self.directors.kind))
         yield from unknown_nodes(site, list(self.real_servers), ("real_servers",), in_list=False)
@@ -195,7 +196,7 @@ class Ipvs(Service):
         if any(node in site.nodes and self.vip in site.nodes[node].addresses.values() for node in own) \
                 and self._table_port(self.port) == 0:
             yield Finding(("vip",), f"a service on every port of '{own[0]}' itself would take its SSH as well; "
-                                    "a VIP of its own would not.")
+                                    "give the service a VIP of its own.")
         yield from self._own_address_findings(site, own, services)
         yield from vip_findings(site, self.vip, own)
         for position, vip in enumerate(self.mark.vips if self.mark else []):
@@ -223,19 +224,19 @@ class Ipvs(Service):
 
     def _own_address_findings(self, site: Site, directors: Sequence[str],
                               services: Mapping[str, Service]) -> Iterator[Finding]:
-        """What the balancer takes from a director whose own address is a VIP."""
+        """Conflicts on a director whose own address is a VIP: the balancer takes what is sent there."""
         for node in directors:
             own = next((vip for vip in self.vips if node in site.nodes
                         and vip in site.nodes[node].addresses.values()), None)
             if own and SSH_PORT in self.ports:
-                yield Finding(("port",), f"port {SSH_PORT} of {own} is how '{node}' itself is reached by SSH; balance "
-                                         "it at a VIP of its own.")
+                yield Finding(("port",), f"port {SSH_PORT} of {own} is for SSH to '{node}' itself; give the service a "
+                                         "VIP of its own.")
             for name, service in services.items():
                 taken = service.ports_on(node) & set(self.ports)
                 if own and taken:
-                    yield Finding(("vip",), f"'{name}' serves port {min(taken)} on '{node}', whose own address {own} "
-                                            "is; the balancer would take all that is sent there. A VIP of its own "
-                                            "leaves both.")
+                    yield Finding(("vip",), f"'{name}' serves port {min(taken)} on '{node}', and {own} is that node's "
+                                            "own address; the balancer would take all that is sent there. Give the "
+                                            "service a VIP of its own.")
 
     def _neighbour_findings(self, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
         for other_name, other in services.items():
@@ -253,8 +254,8 @@ class Ipvs(Service):
                     yield Finding(("gateway",), f"{self.gateway} is the gateway of '{other_name}', which has other "
                                                 "directors.")
                 if other.directors != self.directors and (self.gateway in other.vips or other.gateway in self.vips):
-                    yield Finding(("vip",), f"a VIP and a gateway, of this service and of '{other_name}', are one "
-                                            "address, and their directors are different ones.")
+                    yield Finding(("vip",), f"this service and '{other_name}' use one address as a VIP and as a "
+                                            "gateway, but have different directors.")
                 if self.mark and other.mark and self.mark.number == other.mark.number:
                     yield Finding(("mark", "number"), f"the mark {self.mark.number} is that of '{other_name}' already.")
             elif taken := [address for address in self.floating if address in other.floating]:
@@ -272,7 +273,7 @@ class Ipvs(Service):
             if getattr(self, option) and self.forward != "nat":
                 yield Finding((option,), f"'{option}' is for 'forward: nat', where replies pass the director.")
         if self.vrrp != Options() and not self.directors.keepalived:
-            yield Finding(("vrrp",), "'vrrp' is for directors by keepalived.")
+            yield Finding(("vrrp",), "'vrrp' is for directors with keepalived.")
         if self.persistence and self.persistence.per == "mark" and not self.mark:
             yield Finding(("persistence", "per"), "persistence per mark needs a 'mark'.")
         if self.persistence and self.persistence.per != "mark" and self.mark:
@@ -292,8 +293,8 @@ class Ipvs(Service):
         if self.gateway and self.directors.ipvsadm:
             director = self.directors.nodes[0]
             if director in site.nodes and self.gateway not in site.nodes[director].addresses.values():
-                yield Finding(("gateway",), f"{self.gateway} is not the director '{director}'; replies of the real "
-                                            "servers have to pass it.")
+                yield Finding(("gateway",), f"{self.gateway} is not an address of the director '{director}', which "
+                                            "the real servers' replies have to pass.")
         elif self.gateway:
             yield from (finding._replace(location=("gateway",)) for finding in vip_findings(
                 site.model_copy(update={"nodes": {name: node for name, node in site.nodes.items()
@@ -311,7 +312,7 @@ class Ipvs(Service):
         if self.forward == "tun" and network and not (
                 all(reaches(site, services, node, network) for node in self.directors.nodes)
                 and reaches(site, services, server, vip_network)):
-            yield Finding(at, f"'{server}' and the directors share no network, and no router connects theirs.")
+            yield Finding(at, f"'{server}' and the directors share no network, and no router connects them.")
         if self.forward != "nat":
             return
         if network is None:
@@ -319,8 +320,8 @@ class Ipvs(Service):
             return
         for client in site.clients():
             for shared in set(site.nodes[client].addresses) & set(site.nodes[server].addresses):
-                yield Finding(at, f"'{server}' is on '{shared}' beside the client '{client}'; its replies would not "
-                                  "pass the director, and the client would not know them.")
+                yield Finding(at, f"'{server}' is on '{shared}' beside the client '{client}'; its replies would "
+                                  "bypass the director, and the client would reject them.")
         if self.gateway and site.network_of(self.gateway) != network:
             yield Finding(at, f"'{server}' is not on the network of its gateway {self.gateway}.")
         for other_name, other in services.items():
@@ -329,13 +330,13 @@ class Ipvs(Service):
             if isinstance(other, Ipvs) and server in other.real_servers:
                 gateways = other.server_gateway(site, server), self.server_gateway(site, server)
                 if gateways[0] and gateways[0] != gateways[1]:
-                    yield Finding(at, f"the gateway of '{server}' is {gateways[0]} for '{other_name}'; it cannot be "
-                                      f"{gateways[1]} as well, where its replies have to pass.")
+                    yield Finding(at, f"'{other_name}' makes {gateways[0]} the gateway of '{server}'; it cannot be "
+                                      f"{gateways[1]} as well, which this service's replies have to pass.")
 
-    # ---- What is done for it --------------------------------------------------------------------------------
+    # ---- Steps ----------------------------------------------------------------------------------------------
 
+    @override
     def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
-        """See the base class."""
         vip_network = site.network_of(self.vip)
         if vip_network is None:
             raise ValueError(f"the VIP {self.vip} is in no network")
@@ -384,7 +385,7 @@ class Ipvs(Service):
     def _table(self, site: Site, services: Mapping[str, Service]) -> dict[str, Any]:
         real_port = self._table_port(self.server_port)
         port = self._table_port(self.port)
-        # Without a port 1.3.5 of keepalived ends; 0 is every port, as in the kernel's table.
+        # keepalived 1.3.5 exits if the port is missing; 0 is every port, as in the kernel's table.
         virtual = f"fwmark {self.mark.number}" if self.mark else f"{self.vip} {port}"
         return {
             "virtual": self.virtual, "virtual_server": virtual,
@@ -400,7 +401,7 @@ class Ipvs(Service):
         }
 
     def _groups(self, name: str, services: Mapping[str, Service]) -> list[tuple[int, list[IPv4Address]]]:
-        """The virtual routers that this service brings along: none for addresses that an earlier one has already."""
+        """The ids and addresses of the virtual routers of this service, without addresses of earlier services."""
         if not self.directors.keepalived:
             return []
         earlier: list[IPv4Address] = []
@@ -422,13 +423,13 @@ class Ipvs(Service):
                           for router_id, addresses in self._groups(name, services)],
         }
 
+    @override
     def routers(self, site: Site, name: str, services: Mapping[str, Service]) -> Sequence[tuple[str, int]]:
-        """See the base class."""
         return [(network, router_id) for router_id, addresses in self._groups(name, services)
                 if (network := site.network_of(addresses[0]))]
 
+    @override
     def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:
-        """See the base class."""
         nodes = self.directors.nodes
         gateway = (self.gateway,) if self.gateway and self.directors.keepalived else ()
         return (Frontend(self.vip, self.port, tuple(nodes),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from labctl.base.types import Name, Port
 from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes
@@ -17,18 +18,18 @@ class Nginx(Service):
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
     port: Port = 80
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         yield from taken_ports(name, self.nodes, self.port, services)
 
-    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         for node in self.nodes:
             yield Placement(node, "nginx/page")
             yield Placement(node, "nginx/site", {"port": self.port})
             yield Placement(node, "nginx/nginx")
 
+    @override
     def ports_on(self, node: str) -> set[int]:
-        """See the base class."""
         return {self.port} if node in self.nodes else set()

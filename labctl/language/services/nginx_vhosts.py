@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from labctl.base.types import Name
 from labctl.language.services.base import Finding, Placement, Service, taken_ports, unknown_nodes, ways_back
@@ -12,13 +13,13 @@ from labctl.language.site import MAX_NODES, Site
 
 PORT = 80
 FAIL_SECONDS = 5
-"""How long a proxy asks a server no more that did not answer."""
+"""How long a proxy leaves out a server that did not answer."""
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 """RFC 1123, section 2.1."""
 
 
 class NginxVhosts(Service):
-    """Proxies that are all alike; a virtual host's servers are asked in turn."""
+    """Identical proxies; each virtual host's servers are used in turn."""
 
     type: Literal["nginx-vhosts"]
     nodes: list[Name] = Field(min_length=1, max_length=MAX_NODES)
@@ -26,8 +27,8 @@ class NginxVhosts(Service):
         min_length=1, max_length=MAX_NODES)
     """Host name to the nodes that serve it."""
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         yield from unknown_nodes(site, self.nodes, ("nodes",))
         yield from taken_ports(name, self.nodes, PORT, services)
         loops = ways_back(site, name, services)
@@ -35,7 +36,7 @@ class NginxVhosts(Service):
         for host, servers in self.vhosts.items():
             here = ("vhosts", host)
             if not _HOST.fullmatch(host) or len(host) > 253:
-                yield Finding(here, f"'{host}' is no host name: letters, digits and '-', in parts joined by dots.")
+                yield Finding(here, f"'{host}' is not a host name: letters, digits and '-', in parts joined by dots.")
             if host.lower() in seen:
                 yield Finding(here, f"'{host}' and '{seen[host.lower()]}' are the same host name.")
             seen[host.lower()] = host
@@ -51,15 +52,15 @@ class NginxVhosts(Service):
                     yield Finding((*here, position), f"what is sent to '{server}' would come back to this proxy; leave "
                                                      "one proxy out of the other's servers.")
                 elif (names := behind[0].hosts()) and host.lower() not in map(str.lower, names):
-                    yield Finding((*here, position), f"'{server}' answers to names such as '{names[0]}' alone, and "
+                    yield Finding((*here, position), f"'{server}' answers only to names such as '{names[0]}', and "
                                                      f"'{host}' is none of them.")
                 for proxy in self.nodes:
                     if proxy in site.nodes and not site.address_from(proxy, server):
                         message = f"'{proxy}' and '{server}' share no network, so the proxy could not reach it."
                         yield Finding((*here, position), message)
 
+    @override
     def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
-        """See the base class."""
         for node in self.nodes:
             vhosts = [{"host": host, "servers": [f"{site.address_from(node, server)}:{behind[1]}" for server in servers
                                                  if (behind := _server(server, name, services))]}
@@ -68,17 +69,17 @@ class NginxVhosts(Service):
             yield Placement(node, "nginx-vhosts/default", {"port": PORT})
             yield Placement(node, "nginx/nginx")
 
+    @override
     def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:
-        """See the base class."""
         return {(server, behind[1]) for servers in self.vhosts.values() for server in servers
                 if (behind := _server(server, name, services))}
 
+    @override
     def ports_on(self, node: str) -> set[int]:
-        """See the base class."""
         return {PORT} if node in self.nodes else set()
 
+    @override
     def hosts(self) -> Sequence[str]:
-        """See the base class."""
         return list(self.vhosts)
 
 

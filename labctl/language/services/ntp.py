@@ -1,20 +1,21 @@
-"""One machine's clock for the others. Pure."""
+"""Time from one machine's clock for the others. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from labctl.base.types import Name
 from labctl.language.services.base import Finding, Placement, Service, unknown_nodes
 from labctl.language.site import MAX_NODES, Site
 
 STRATUM = 10
-"""What a server without a better clock says of its own (0 is a reference clock, 16 is not synchronised)."""
+"""The stratum of a server that has no better clock than its own (0: a reference clock, 16: not synchronised)."""
 
 
 class Ntp(Service):
-    """A server that tells its own clock's time, and the machines that follow it."""
+    """A server that distributes its own clock's time, and the machines that follow it."""
 
     type: Literal["ntp"]
     server: Name
@@ -25,8 +26,8 @@ class Ntp(Service):
         """The server and its clients."""
         return [self.server, *self.clients]
 
+    @override
     def findings(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Finding]:
-        """See the base class."""
         yield from (Finding(("server",), message) for _, message, _ in unknown_nodes(site, [self.server], ()))
         yield from unknown_nodes(site, self.clients, ("clients",))
         for node in self.nodes:
@@ -40,11 +41,11 @@ class Ntp(Service):
             if client == self.server:
                 yield Finding(("clients", position), f"'{client}' is the server already.")
             elif {client, self.server} <= site.nodes.keys() and not site.address_from(client, self.server):
-                message = f"'{client}' and '{self.server}' share no network, so it could not ask for the time."
+                message = f"'{client}' and '{self.server}' share no network, so the client could not ask for the time."
                 yield Finding(("clients", position), message)
 
-    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:  # noqa: ARG002
-        """See the base class."""
+    @override
+    def placements(self, site: Site, name: str, services: Mapping[str, Service]) -> Iterator[Placement]:
         subnets = [site.networks[network].subnet for network in site.nodes[self.server].addresses]
         yield Placement(self.server, "ntp/server", {"stratum": STRATUM, "subnets": [
             {"address": str(subnet.network_address), "mask": str(subnet.netmask)} for subnet in subnets]})
