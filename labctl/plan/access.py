@@ -8,7 +8,7 @@ from labctl.plan.seed import Keys
 
 
 def known_hosts(plan: Plan, keys: Keys) -> str:
-    """The nodes' host keys, which labctl made itself, so that checking them stays on."""
+    """The known_hosts file: labctl makes the nodes' host keys itself, so host key checking can stay on."""
     return "".join(f"{node.name} {keys.hosts[node.name].public.strip()}\n" for node in plan.nodes)
 
 
@@ -20,16 +20,15 @@ def shared_connection(plan: Plan, node: PlannedNode, control: Path) -> Path:
 def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, proxy: str | None) -> str:
     """An ssh_config with a Host per node.
 
-    `control` is the directory of the shared connections' sockets: a handshake costs part of a second under TCG, and
-    twice as much with the key exchange that OpenSSH prefers. They are called after the nodes' addresses, because a
-    socket's path has to be short.
-    `proxy` is the command that carries a connection into the room, with %h and %p; None where the nodes'
-    addresses can be reached as they are.
+    `control` is the directory of the shared connections' sockets, named after the nodes' addresses to keep their
+    paths short. Connections are shared, with a fast key exchange, because handshakes are slow under TCG.
+    `proxy` is the command that carries a connection into the room, with %h and %p; None if the nodes' addresses can be
+    reached directly. Raises LabError for a path that ssh_config cannot express.
     """
     for path in (identity, hosts_file, control):
         if "\n" in str(path) or "${" in str(path):
-            raise LabError(f"The path '{path}' cannot be written in a configuration of ssh.",
-                           hint="XDG_STATE_HOME and XDG_RUNTIME_DIR have a say in it.")
+            raise LabError(f"The path '{path}' cannot be written in ssh's configuration.",
+                           hint="XDG_STATE_HOME and XDG_RUNTIME_DIR choose another one.")
     lines = []
     for node in plan.nodes:
         lines += [f"Host {node.name}", f"  HostName {plan.access_address(node)}", f"  HostKeyAlias {node.name}", ""]
@@ -58,6 +57,6 @@ def ssh_config(plan: Plan, identity: Path, hosts_file: Path, control: Path, prox
 
 
 def _quoted(path: Path, rest: str = "") -> str:
-    """A path as ssh_config(5) has it, where quotes and backslashes are escaped, and % begins a token."""
+    """A path in the syntax of ssh_config(5): quotes and backslashes are escaped, and % is doubled."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}{rest}"'

@@ -11,17 +11,17 @@ from labctl.plan.plan import Plan, PlannedNetwork, PlannedNode
 Accel: TypeAlias = Literal["kvm", "tcg"]
 
 NAMESPACE = "urn:labctl:lab"
-"""Of the metadata by which labctl knows its own objects; nothing without it is ever touched."""
+"""The XML namespace of the metadata that marks labctl's own objects; labctl never touches others."""
 TB_CACHE_MIB = 256
-"""TCG's translation cache: a start fills half of it. When it is full, all of it is thrown away. QEMU's default of 1 GiB
-makes a VM that has been busy for long three times as large."""
+"""The size of TCG's translation cache. A boot fills half of it; QEMU's default of 1 GiB would triple the memory of a VM
+that has been busy for long."""
 SAME_ADDRESSES = "norandmaps"
-"""A kernel argument. TCG knows code that it has translated by its virtual address. With random ones a program is
-translated anew at each of its starts: that takes four times as long, and fills the cache."""
+"""The kernel argument that disables address space randomisation. TCG finds translated code by its virtual address; with
+random addresses it would translate a program anew at each start."""
 
 _SLOTS = {"vda": 2, "vdb": 3, "vdc": 4, "rng": 5}
-"""Where devices are on the PCI bus, by what they are for. A machine has the same devices at the same places whether it
-was booted with them, got them plugged in, or goes on from saved memory, so its XML can always be made of the plan."""
+"""The PCI slot of each device. Devices keep their slots whether a machine is booted with them, gets them plugged in, or
+goes on from saved memory, so the plan alone determines its XML."""
 _FIRST_INTERFACE = 6
 """The slot of a node's first interface; the others follow it."""
 
@@ -30,7 +30,7 @@ ET.register_namespace("labctl", NAMESPACE)
 
 @dataclass(frozen=True)
 class Disks:
-    """Where a domain's files are on libvirt's machine."""
+    """The paths of a domain's files on libvirt's machine."""
 
     overlay: Path
     seed: Path
@@ -38,9 +38,9 @@ class Disks:
     initrd: Path | None = None
     media: Path | None = None
     console: Path | None = None
-    """A file that gets a copy of the serial console, where one can be kept."""
+    """A file that gets a copy of the serial console; None if the host keeps none."""
     serial: Path | None = None
-    """The socket of the second serial port, where it can be reached."""
+    """The socket of the second serial port; None if labctl cannot reach it."""
 
 
 def name(plan: Plan, node: str) -> str:
@@ -54,15 +54,15 @@ def network_name(plan: Plan, network: str) -> str:
 
 
 def node_uuid(instance: UUID, node: str) -> UUID:
-    """The domain's UUID: another one in each instance of a lab."""
+    """The domain's UUID, which differs between instances of a lab."""
     return uuid5(instance, node)
 
 
 def network_xml(plan: Plan, instance: UUID, network: PlannedNetwork, own_bridge: bool) -> str:
     """A host-only network.
 
-    In a room of our own the bridge exists already (`own_bridge`), and libvirt adds neither dnsmasq nor firewall
-    rules. Elsewhere libvirt makes an isolated bridge that has the physical machine's address.
+    In a private room the bridge exists already (`own_bridge`), and libvirt adds neither dnsmasq nor firewall rules.
+    Elsewhere libvirt creates an isolated bridge with the physical machine's address.
     """
     root = ET.Element("network")
     _sub(root, "name", network_name(plan, network.name))
@@ -127,7 +127,7 @@ def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, acce
 
 
 def split(xml: str) -> tuple[str, list[str]]:
-    """A machine without what depends on who it is, and that: what is to be plugged in later, its seed last."""
+    """Split a machine's XML into a machine without identity, and the devices to plug in later, its seed last."""
     root = ET.fromstring(xml)
     devices = root.find("devices")
     assert devices is not None
@@ -139,7 +139,7 @@ def split(xml: str) -> tuple[str, list[str]]:
 
 
 def waiting(xml: str, arguments: str) -> str:
-    """The same machine with more kernel arguments: those by which its image waits for an identity."""
+    """A machine's XML with the kernel arguments that make its image wait for an identity."""
     root = ET.fromstring(xml)
     for command_line in root.iterfind("os/cmdline"):
         command_line.text = f"{command_line.text} {arguments}"
@@ -148,7 +148,7 @@ def waiting(xml: str, arguments: str) -> str:
 
 def _disk(devices: ET.Element, target: str, path: Path, format_: str) -> ET.Element:
     disk = _sub(devices, "disk", type="file", device="disk")
-    # A lab is made anew rather than repaired, so nothing has to survive the host's power failure.
+    # A lab is made anew rather than repaired, so its disks need not survive a power failure of the host.
     _sub(disk, "driver", name="qemu", type=format_, cache="unsafe")
     _sub(disk, "source", file=str(path))
     _sub(disk, "target", dev=target, bus="virtio")
@@ -170,7 +170,7 @@ def _console(devices: ET.Element, log: Path | None) -> None:
 
 
 def _second_serial_port(devices: ET.Element, socket: Path | None) -> None:
-    """A port with nobody behind it is there as well: all machines of a kind have the same devices."""
+    """Add the second serial port, without a socket if there is none, so that all machines have the same devices."""
     serial = _sub(devices, "serial", type="unix" if socket else "null")
     if socket:
         _sub(serial, "source", mode="bind", path=str(socket))

@@ -1,4 +1,4 @@
-"""What labctl has to know of an operating system; the names and facts are data in cloud-init/guests."""
+"""What labctl has to know about an operating system; names and facts are data in cloud-init/guests."""
 
 from typing import Literal
 
@@ -12,23 +12,23 @@ from labctl.base.yamlfile import read_file
 from labctl.language.services import Timing
 
 DEFAULT = "centos-7"
-"""What the course is taught on."""
+"""The guest that the course uses."""
 
 
 class Source(Model):
     """A disk image that the guest's distributor publishes, pinned by its digest."""
 
     mirror: Line
-    """URL of the distributor's directory, which other servers have copies of."""
+    """URL of the distributor's directory, which other servers mirror."""
     path: Line
-    """Where the image is below it."""
+    """The image's path below it."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int | None = Field(default=None, ge=1)
-    """Bytes, where it is known."""
+    """In bytes; None if unknown."""
 
     @property
     def url(self) -> str:
-        """Where to pull it from."""
+        """The image's URL."""
         return f"{self.mirror.rstrip('/')}/{self.path}"
 
 
@@ -42,21 +42,21 @@ class Guest(Model):
     """`direct`: the image has a kernel and an initrd of its own beside the disk; `disk`: the BIOS boots it."""
     kernel_args: str = ""
     memory: int = Field(ge=128)
-    """MiB for a node that does not say otherwise."""
+    """A node's default, in MiB."""
     tcg_cpu: Line
     """The CPU model under TCG; a plain one boots faster than `max`."""
     recipe: Line
-    """The script in cloud-init/images that builds the image: where there are sources, in a machine on one of them."""
+    """The script in cloud-init/images that builds the image; for a guest with sources, in a machine on a base."""
     packages: str = Field(default="", exclude=True)
-    """URL of the distributor's package mirror, which the recipe installs from."""
+    """URL of the distributor's package mirror, from which the recipe installs."""
     sources: list[Source] = Field(default=[], exclude=True)
-    """Where the distributor's image can be had, the best first. Not exported: a plan and its digest go without it."""
+    """The distributor's images, the best first. Excluded from a plan and its digest."""
     isos: dict[str, str] = Field(default={}, exclude=True)
     """Names of installation discs that the recipe can install from, with their sha256."""
     lacks: dict[str, Line] = Field(default={}, exclude=True)
     """Types of services that it cannot run, each with the reason as the end of a sentence."""
     versions: dict[str, Line] = Field(default={}, exclude=True)
-    """Of the packages that steps and checks are made for, as far as it matters; `doctor --guest` asks for them."""
+    """Versions of packages that steps and checks rely on; `doctor --guest` compares them."""
     keepalived: Timing
     """How fast its keepalived moves an address."""
     facts: dict[str, str]
@@ -69,7 +69,7 @@ def names() -> list[str]:
 
 
 def buildable() -> Guest:
-    """A guest whose image labctl can build of packages alone."""
+    """A guest whose image labctl can build from packages alone."""
     return next(guest for guest in map(load, names()) if not guest.sources)
 
 

@@ -1,4 +1,4 @@
-"""The plan: everything that will be, worked out before anything is done. Pure and deterministic."""
+"""The plan: everything about a lab, worked out before anything is done. Pure and deterministic."""
 
 import hashlib
 import uuid
@@ -51,7 +51,7 @@ class PlannedNode(Model):
     steps: list[Step]
 
     def interface_to(self, address: IPv4Address) -> Interface:
-        """The interface on the segment of `address`; raises StopIteration where there is none."""
+        """The interface on the segment of `address`. Raises StopIteration if there is none."""
         return next(interface for interface in self.interfaces
                     if address in IPv4Network(f"{interface.address}/{interface.prefix}", strict=False))
 
@@ -61,7 +61,7 @@ class PlannedNode(Model):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def step(self, name: str) -> Step:
-        """The step called `name`; raises LabError where there is none."""
+        """The step called `name`. Raises LabError if there is none."""
         for step in self.steps:
             if step.name == name:
                 return step
@@ -91,7 +91,7 @@ class Plan(Model):
         return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
 
     def node(self, name: str) -> PlannedNode:
-        """The node called `name`; raises LabError where there is none."""
+        """The node called `name`. Raises LabError if there is none."""
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -99,7 +99,7 @@ class Plan(Model):
                        hint=did_you_mean(name, [node.name for node in self.nodes]))
 
     def steps_of(self, service: str) -> list[tuple[PlannedNode, Step]]:
-        """All steps of a service, in order; raises LabError where there is no such service.
+        """All steps of a service, in order. Raises LabError if there is no such service.
 
         A step that several services share belongs to the first of them.
         """
@@ -109,7 +109,7 @@ class Plan(Model):
         return [(node, step) for node in self.nodes for step in node.steps if step.service == service]
 
     def access_address(self, node: PlannedNode) -> IPv4Address:
-        """Where the physical machine reaches a node: on the first network that it has an address on."""
+        """The address at which the physical machine reaches a node: on the node's first network with a host address."""
         reachable = {network.name for network in self.networks if network.host}
         return next(interface.address for interface in node.interfaces if interface.network in reachable)
 
@@ -118,7 +118,7 @@ class Plan(Model):
         return [node for node in self.nodes if node.client]
 
     def frontends(self) -> list[Frontend]:
-        """What has to answer before the lab serves."""
+        """The frontends that have to answer before the lab counts as serving."""
         return [frontend for service in self.topology.services.values()
                 for frontend in service.frontends(self.topology.services, self.guest.keepalived)]
 
@@ -133,7 +133,7 @@ def make(topology: Topology, lab: str, guest: Guest) -> Plan:
     clients = topology.clients()
     return Plan(
         lab=lab,
-        # Where an image is from, and what it is asked, changes nothing in a lab.
+        # The origin of an image, and what doctor asks about it, change nothing in a lab.
         guest=guest.model_copy(update={"sources": [], "packages": "", "isos": {}, "lacks": {}, "versions": {}}),
         topology=topology,
         networks=[
@@ -184,7 +184,7 @@ def _base(topology: Topology) -> Iterator[Placement]:
 
 
 def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab: str) -> list[Step]:
-    """Render one node's steps: the same step from two services is one; different ones get the service's name."""
+    """Render one node's steps. Services share identical steps; others of one name get the service's name."""
     unique: list[tuple[str | None, Placement]] = []
     for service, placement in placements:
         if not any(placement == other for _, other in unique):
@@ -197,6 +197,6 @@ def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab: st
 
 
 def _mac(lab: str, node: str, network: str) -> str:
-    """A locally unique address in QEMU's own range."""
+    """A MAC address in QEMU's range, derived from the names of lab, node and network."""
     digest = hashlib.sha256(f"{lab}/{node}/{network}".encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])

@@ -1,6 +1,6 @@
-"""What is taken for granted of a guest, and the commands that show on a node of it whether it holds. Pure.
+"""What labctl assumes about a guest, and the commands that test it on a node. Pure.
 
-All names are the guest's facts, or those of the plan and of the steps that labs have.
+All names come from the guest's facts, the plan, and the steps of labs.
 """
 
 import re
@@ -15,14 +15,14 @@ from labctl.plan.plan import Plan
 from labctl.plan.steps import Step
 
 CONSOLE_LINE = "labctl: does the serial console answer?"
-"""One of the probes writes it to the serial console."""
+"""The line that one of the probes writes to the serial console."""
 _PROBE_SECONDS = 90
-"""For one command, on a node that is emulated."""
+"""The most time for one command, on an emulated node."""
 _TOOLS = ("bash", "curl", "arping", "tcpdump", "nc")
-"""What checks and the last gate use on nodes."""
+"""The programs that checks and the last gate use on nodes."""
 _ENABLE = re.compile(r"systemctl enable (?:--now )?([\w@.-]+)")
 
-# How what a fact names shows to be there. Of files that steps or daemons write, the directory has to be.
+# How to test that a fact's path exists. For files that steps or daemons write, the directory has to exist.
 _PROGRAM = ("[ -x {} ]", "is there")
 _DIRECTORY = ("[ -d {} ]", "is there")
 _PLACE = ('[ -d "$(dirname {})" ]', "its directory is there")
@@ -40,7 +40,7 @@ SOURCES = {
                "deb [trusted=yes] file:/mnt/cdrom ./"),
     "redhat": ("ls /etc/yum.repos.d", "media.repo"),
 }
-"""How the package sources of a family show, and what the only one looks like."""
+"""By family: a command that lists the package sources, and the only one it should list."""
 _LISTENS = "nginx -T 2>/dev/null | grep -q '^[[:space:]]*listen'"
 
 
@@ -51,18 +51,18 @@ class Probe:
     what: str
     command: str
     expected: str
-    """What it prints, with all white space as single spaces."""
+    """What the command should print, with each run of white space as one space."""
     at_least: bool = False
-    """It may go on after that with something that is no letter and no digit, as versions do."""
+    """Whether more may follow, after a character that is neither a letter nor a digit, as in versions."""
 
     def holds(self, seen: str) -> bool:
-        """Whether what it has printed is what it should."""
+        """Whether the command printed what it should."""
         begin = re.match(re.escape(self.expected) + r"(?![0-9A-Za-z])", seen)
         return seen == self.expected or bool(self.at_least and begin)
 
 
 def probes(plan: Plan, guest: Guest, steps: Iterable[Step]) -> list[Probe]:
-    """What to ask the only node of `plan`, which runs `guest`; `steps` are those that any lab has on this guest."""
+    """The probes for the only node of `plan`, which runs `guest`; `steps` are all that labs use on this guest."""
     return [*_identity(plan), *_system(), *_packages(guest), *_versions(guest), *_facts(guest), *_units(steps)]
 
 
@@ -73,7 +73,7 @@ def script(asked: Sequence[Probe]) -> str:
 
 
 def answers(output: str) -> list[str]:
-    """What each probe of a script has printed."""
+    """The output of each probe in a script's output."""
     return [" ".join(line.split()) for line in output.splitlines()]
 
 
@@ -132,6 +132,6 @@ def _units(steps: Iterable[Step]) -> Iterator[Probe]:
         own = {file.path.rpartition("/")[2].removesuffix(".service") for file in step.write_files}
         units |= {unit for command in step.runcmd for unit in _ENABLE.findall(command)} - own
     for unit in sorted(units):
-        # 'is-active' of systemd 219 says "unknown" of a unit that is not loaded, later ones "inactive".
+        # For a unit that is not loaded, 'is-active' prints "unknown" in systemd 219, "inactive" in later versions.
         yield Probe(f"unit {unit}", f"systemctl is-enabled {unit}; systemctl show -p ActiveState {unit}",
                     "disabled ActiveState=inactive")

@@ -1,4 +1,4 @@
-"""NoCloud seeds: a node's meta-data, user-data and network-config, and the disk they travel on. Pure."""
+"""NoCloud seeds: a node's meta-data, user-data and network-config, and the disk that holds them. Pure."""
 
 import io
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.steps import MARKERS
 
 CONFIGURED = "/var/lib/labctl/configured"
-"""Written by the last command of the first boot, beside the steps' markers; what it says is the plan's digest."""
+"""The guest's file that the last command of the first boot writes; contains the plan's digest."""
 _NO_MORE = "/etc/cloud/cloud-init.disabled"
 
 
@@ -73,24 +73,26 @@ def _user_data(plan: Plan, node: PlannedNode, keys: Keys) -> dict[str, Any]:
 
 
 def _commands(plan: Plan, node: PlannedNode) -> list[str]:
-    """All steps as one script. cloud-init would go on after a failed command and report only the last one, so
-    the script stops at the first and says on the console which step it was in."""
+    """All steps as one script, which stops at the first failure and names the step on the console.
+
+    Given separate commands, cloud-init would go on after a failure and report only the last one.
+    """
     commands = [
         "set -e",
-        # Under TCG a reload costs seconds. systemd reads a unit that it does not know yet without one, and all are new.
+        # A reload costs seconds under TCG. It is not needed: systemd reads new units by itself, and all units are new.
         "systemctl() { command systemctl --no-reload \"$@\"; }",
         f"mkdir -p {MARKERS}",
         f"""trap 'test $? = 0 || echo "labctl: the step {node.name}/$step failed" >/dev/console' EXIT""",
     ]
     for step in node.steps:
         commands += [f"step={step.name}", *step.runcmd, f"touch {step.marker}"]
-    # cloud-init has done its work: at each further boot it would start three times to find that out. What is on
-    # record as configured has to outlive a crash; without the sync files are empty on disk for up to half a minute.
+    # cloud-init has done its work; at later boots it would start three times to find nothing to do. The sync makes a
+    # node that is recorded as configured survive a crash: without it, files can be empty on disk for half a minute.
     return [*commands, f"touch {_NO_MORE}", f"echo {plan.digest} >{CONFIGURED}", "sync"]
 
 
 def _network_config(node: PlannedNode) -> dict[str, Any]:
-    # Version 1, static only, lower-case MACs: what cloud-init 19.4 on EL7 renders correctly.
+    # cloud-init 19.4 on EL7 renders only this correctly: version 1, static addresses, lower-case MACs.
     return {
         "version": 1,
         "config": [

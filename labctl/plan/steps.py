@@ -1,4 +1,4 @@
-"""Steps: everything that is done to a guest, rendered from cloud-init/steps. Pure but for reading them."""
+"""Steps: everything that is done to a guest, rendered from cloud-init/steps. Pure except for reading those files."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,11 +14,11 @@ from labctl.language.services import Placement
 from labctl.plan.guests import Guest
 
 MARKERS = "/var/lib/labctl/steps"
-"""The guest's directory with an empty file for each step that is done, called like the step."""
+"""The guest's directory with an empty file for each step that is done, named after the step."""
 
 
 class File(Model):
-    """A file a step writes, whole."""
+    """A file that a step writes as a whole."""
 
     path: str = Field(pattern="^/")
     content: str = Field(pattern=r"\n$")
@@ -26,7 +26,7 @@ class File(Model):
 
 
 class Template(Model):
-    """A step as it is written in its YAML file: a cloud-config fragment and why it is needed."""
+    """A step as in its YAML file: a cloud-config fragment and the reason for it."""
 
     title: str
     why: str
@@ -34,37 +34,37 @@ class Template(Model):
     runcmd: list[str] = Field(default_factory=list)
     undo: list[str] = Field(min_length=1)
     units: list[str] = Field(default_factory=list)
-    """What has to be active once the step is done."""
+    """Units that have to be active once the step is done."""
 
 
 class Step(Template):
     """A step on one node, ready to run."""
 
     name: str
-    """Unique on its node; `NODE/NAME` is how people and checks call it."""
+    """Unique on its node; people and checks call the step `NODE/NAME`."""
     kind: str
-    """The file it comes from, `ipvs/arp`."""
+    """The file it comes from, such as `ipvs/arp`."""
     service: str | None
-    """The service that asked for it; None for what every node gets."""
+    """The service that placed it; None for steps that every node gets."""
 
     @property
     def marker(self) -> str:
-        """The file that is there while the step is done, and not while it is being done or taken back."""
+        """The guest's file that exists while the step is done, but not while it is being done or undone."""
         return f"{MARKERS}/{self.name}"
 
 
-# Shell and configuration files, not HTML: nothing is escaped.
+# The templates are shell and configuration files, not HTML, so nothing is escaped.
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
                             lstrip_blocks=True, autoescape=False)
 
 _template = cache(_JINJA.from_string)
-"""Nodes have the same steps, and to compile a template takes ten times as long as to fill it in."""
+"""Cached because many nodes have the same steps, and compiling a template takes longer than filling it in."""
 
 
 def render(placement: Placement, name: str, service: str | None, guest: Guest, secret: str) -> Step:
-    """Fill in a step's template; strings are templates, structure is not, so values cannot change it.
+    """Fill in a step's template. Only strings are templates, so values cannot change a step's structure.
 
-    `secret` is what the service's nodes, and no others, use as a key.
+    `secret` is a key that the nodes of one service share.
     """
     values = {**placement.values, "node": placement.node, "service": service, "guest": guest.facts, "secret": secret}
     filled = _fill(_fragment(placement.step, guest.family), values)
@@ -88,9 +88,9 @@ def _fill(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def apply_script(step: Step) -> str:
-    """The shell script that does a step on a running guest; stops at the first command that fails.
+    """The shell script that does a step on a running guest; it stops at the first command that fails.
 
-    A crash afterwards loses nothing of it: written files are empty for up to half a minute without the sync.
+    It ends with a sync, so that a crash afterwards loses nothing.
     """
     parts = ["set -e", f"rm -f {step.marker}"]
     for file in step.write_files:
@@ -103,7 +103,7 @@ def apply_script(step: Step) -> str:
 
 
 def undo_script(step: Step) -> str:
-    """The shell script that takes a step back."""
-    # Steps that remove a unit reload systemd themselves; a second time would cost seconds under TCG.
+    """The shell script that undoes a step."""
+    # Steps that remove a unit reload systemd themselves; each reload costs seconds under TCG.
     once = 'systemctl() { command systemctl "$@" --no-reload; }'
     return "\n".join(["set -e", once, f"rm -f {step.marker}", *step.undo, "sync", ""])

@@ -58,7 +58,7 @@ def test_paths_are_written_as_ssh_reads_them() -> None:
 
 @pytest.mark.parametrize("path", ["/a\nb", "/a${HOME}b"])
 def test_a_path_that_ssh_cannot_be_told_is_refused(path: str) -> None:
-    with pytest.raises(LabError, match="cannot be written in a configuration of ssh"):
+    with pytest.raises(LabError, match="cannot be written in ssh's configuration"):
         access.ssh_config(plan_of(), Path("/id"), Path("/known"), Path(path), None)
 
 
