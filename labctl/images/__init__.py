@@ -1,3 +1,3 @@
-"""What machines are made of: the store, distributors' images, builds, bundles, and whether KVM works. Imports `base`,
-`language` and `plan`.
+"""What machines are made from: the image store, distributors' images, builds, bundles, and whether KVM works. Imports
+`base`, `language` and `plan`.
 """

@@ -1,4 +1,4 @@
-"""Is there hardware acceleration that works? Found out by running a guest, not by looking at /dev/kvm."""
+"""Whether hardware acceleration works, found out by running a small guest, since a /dev/kvm alone proves nothing."""
 
 import hashlib
 import shutil
@@ -12,15 +12,16 @@ from labctl.base.machine import boot_id
 from labctl.plan.domain import Accel
 
 EMULATORS = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
-"""QEMU's usual name, and where Enterprise Linux hides it."""
+"""QEMU's usual name, and its path on Enterprise Linux."""
 NOT_ALLOWED = "machines of a lab may not open /dev/kvm"
 NO_QEMU = "QEMU is not installed"
 UNTRIED = "a private room, to try it in, cannot be made"
 _DEVICE = Path("/dev/kvm")
 _IN_TIME = 'ulimit -c 0; ulimit -t 2; exec "$@"'
-"""Seconds of the processor; a working KVM needs a tenth. One that emulates every instruction is no acceleration."""
+"""Limits QEMU to 2 s of processor time. A working KVM needs a tenth of that; one that emulates every instruction, which
+is no acceleration, needs more."""
 _WAIT_SECONDS = 10
-"""For the two on a machine that is busy."""
+"""The time that these 2 s may take on a busy machine."""
 _TCG_SLOWNESS = 8
 _PASSED = 85
 """QEMU's exit status when the guest writes 42 to isa-debug-exit: 2 × 42 + 1."""
@@ -44,9 +45,9 @@ _BOOT_CODE = bytes.fromhex(
 
 
 def choose(wanted: str) -> tuple[Accel, str]:
-    """The accelerator for `auto`, `kvm` or `tcg`, and a line for the user where it is not what he hoped for.
+    """The accelerator for `auto`, `kvm` or `tcg`, and a line for the user if `auto` has to do without KVM.
 
-    Raises LabError if `kvm` was asked for and does not work.
+    Raises LabError if `wanted` is `kvm` and KVM does not work.
     """
     if wanted == "tcg":
         return "tcg", ""
@@ -59,15 +60,15 @@ def choose(wanted: str) -> tuple[Accel, str]:
 
 
 def slowness(accel: Accel) -> int:
-    """How many times slower than with KVM a guest may be before we give up on it: a factor on deadlines."""
+    """The factor by which deadlines are longer than with KVM."""
     return 1 if accel == "kvm" else _TCG_SLOWNESS
 
 
 def kvm_problem() -> str:
-    """Why machines of a lab cannot use KVM, or nothing.
+    """Why machines of a lab cannot use KVM; empty if they can.
 
-    What a guest has shown is remembered until the machine is started again, or /dev/kvm or QEMU is another one. That it
-    could not be tried is not.
+    What a guest has shown is remembered until the host restarts, or /dev/kvm or QEMU changes. If KVM could not be
+    tried, nothing is remembered.
     """
     qemu = emulator()
     if not _DEVICE.exists():
@@ -87,19 +88,19 @@ def kvm_problem() -> str:
 
 
 def emulator() -> str | None:
-    """QEMU's program, where it is installed."""
+    """The path of QEMU's program; None if it is not installed."""
     return next(filter(None, map(shutil.which, EMULATORS)), None)
 
 
 def _memo(qemu: str) -> Path:
     device, program = _DEVICE.stat(), Path(qemu).stat()
-    # The time of the last change is also that of another owner, mode or access list.
+    # The time of the last change also covers changes of owner, mode and access list.
     what = f"{boot_id()} {device.st_ctime_ns} {namespace.kvm_group()} {qemu} {program.st_mtime_ns}"
     return paths.cache() / f"kvm-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
 
 def _try(qemu: str) -> tuple[str, bool]:
-    """What is wrong with KVM for a guest that runs as a lab's would, and whether it was the guest that showed it."""
+    """Run a guest with a machine's rights; returns what is wrong with KVM, and whether the guest showed it."""
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         disk = Path(directory) / "probe.img"
         disk.write_bytes(_BOOT_CODE.ljust(510, b"\0") + b"\x55\xaa")
@@ -116,6 +117,6 @@ def _try(qemu: str) -> tuple[str, bool]:
         return "", True
     if "Permission denied" in said:
         return NOT_ALLOWED, False
-    # It used up its time, began anew, or had QEMU complain of KVM: then QEMU gives up, or holds it still for good.
+    # The guest used up its time, or restarted, or KVM failed; QEMU then aborts, or stops the guest for good.
     shown = status in (-signal.SIGXCPU, 0) or (status in (-signal.SIGABRT, None) and "kvm" in said.lower())
     return "a 64-bit guest does not run on it", shown

@@ -1,4 +1,4 @@
-"""Bases: disk images of distributors, pulled or brought by the user. Images are made of them; labs run on images."""
+"""Bases: distributors' disk images, pulled or imported. Images are made from them; labs run on images."""
 
 import shutil
 import tempfile
@@ -27,7 +27,7 @@ _DISK = "disk.qcow2"
 
 
 class Manifest(Model):
-    """Where a base is from."""
+    """Where a base comes from."""
 
     guest: str
     origin: str
@@ -36,7 +36,7 @@ class Manifest(Model):
     size: int
     """Bytes"""
     verified: bool
-    """Whether the digest is that of one of the guest's sources; where it is not, the user wanted it so."""
+    """Whether the digest is that of one of the guest's sources; if not, the user chose '--unverified'."""
     added: datetime
 
 
@@ -48,7 +48,7 @@ class Base(Model):
 
     @property
     def disk(self) -> Path:
-        """The qcow2 as the distributor made it."""
+        """The distributor's qcow2, unchanged."""
         return self.path / _DISK
 
 
@@ -59,12 +59,12 @@ def bases() -> list[Base]:
 
 
 def exists(name: str) -> bool:
-    """Whether there is a base of a guest, sound or not."""
+    """Whether there is a base of a guest, even a damaged one."""
     return (paths.bases() / name).is_symlink()
 
 
 def find(name: str) -> Base:
-    """The base of a guest. Raises LabError if there is none, or if it is not what was put there."""
+    """The base of a guest. Raises LabError if there is none, or if it is damaged."""
     if not exists(name):
         raise LabError(f"There is no base of '{name}' in the store.", hint=f"'labctl image pull {name}' gets it.")
     base = _open(paths.bases() / name)
@@ -75,11 +75,11 @@ def find(name: str) -> Base:
 
 
 def pull(guest: Guest, mirror: str | None, transfer: Transfer, patience: "Patience | None" = None) -> Base:
-    """Get a guest's base from the first of its sources that has it. One that is there and verified is left alone.
+    """Download a guest's base from the first of its sources that has it. Does nothing if a verified one exists.
 
-    `mirror` is a URL that takes the place of the sources' own. Raises LabError if the guest has no sources, if none of
-    them can be had, if the connection breaks for good, if the file is not what it should be, and if the disk is full;
-    the store is then as it was. After a broken connection, and after an interrupt, the next pull goes on from there.
+    `mirror` is a URL that replaces the sources' own. Raises LabError if the guest has no sources, if none of them has
+    the file, if the connection breaks for good, if the file is the wrong one, and if the disk is full; the store is
+    then unchanged. After a broken connection or an interruption the next pull resumes the download.
     """
     from labctl.images import download  # noqa: PLC0415 (requests takes a third of the time that most commands take)
 
@@ -108,10 +108,10 @@ def pull(guest: Guest, mirror: str | None, transfer: Transfer, patience: "Patien
 
 
 def import_(guest: Guest, file: Path, unverified: bool) -> Base:
-    """Copy a file into the store as a guest's base, in the place of the one before.
+    """Copy a file into the store as a guest's base, replacing an earlier one.
 
-    Raises LabError if the guest has no sources, if the file is no sound qcow2, if its digest is not that of a source
-    (unless `unverified`), and if the disk is full; the store is then as it was.
+    Raises LabError if the guest has no sources, if the file is not a sound qcow2 image, if its digest is not that of a
+    source (unless `unverified`), and if the disk is full; the store is then unchanged.
     """
     sources = _sources(guest)
     if not file.is_file():
@@ -125,8 +125,8 @@ def import_(guest: Guest, file: Path, unverified: bool) -> Base:
         verified = found in [source.sha256 for source in sources]
         if not verified and not unverified:
             known = ", ".join(f"{Path(source.path).name} ({source.sha256})" for source in sources)
-            raise LabError(f"'{file}' is no image of '{guest.name}' that labctl knows: its sha256 is {found}.",
-                           hint=f"Known: {known}. '--unverified' takes the file all the same.")
+            raise LabError(f"'{file}' is not an image of '{guest.name}' that labctl knows: its sha256 is {found}.",
+                           hint=f"Known: {known}. '--unverified' imports the file all the same.")
         _place(root, work, Manifest(guest=guest.name, origin=str(file.resolve()), sha256=found, size=size,
                                     verified=verified, added=_now()))
         _forget_part(root, guest.name)
@@ -134,7 +134,7 @@ def import_(guest: Guest, file: Path, unverified: bool) -> Base:
 
 
 def remove(name: str) -> bool:
-    """Remove the base of a guest, and what a pull that broke off left of it; tells whether there was anything."""
+    """Remove the base of a guest and any partial download of it; returns whether there was anything to remove."""
     if name not in guests.names() or not paths.bases().is_dir():
         return False
     with _locked(name) as root:
@@ -183,7 +183,7 @@ def _locked(name: str) -> Iterator[Path]:
 
 
 def _place(root: Path, work: Path, manifest: Manifest) -> None:
-    """Finish a directory that has the disk, and give it the guest's name: what had it before has lost it then."""
+    """Finish a directory that contains the disk, and point the guest's name to it instead of to an earlier base."""
     (work / _DISK).chmod(0o444)
     (work / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     work.chmod(0o755)

@@ -1,9 +1,9 @@
-"""Images made of a distributor's: a machine boots once on an overlay of the base, and does what a recipe says.
+"""Building images from bases: a machine boots once on an overlay of the base, and runs a recipe.
 
-It is one QEMU, a child of labctl, in the network that labctl is in, where QEMU's user-mode networking has a way out
-without any right: the machine's uplink, which machines of a lab never have. A private room has no way out.
+The machine is one QEMU process, a child of labctl, outside of any private room: there QEMU's user-mode networking needs
+no privileges and gives the machine an uplink, which machines of a lab never have.
 
-The recipe and what it makes travel on a disk of their own, and what it says on a serial port of its own.
+A separate disk carries the recipe and its results, and a separate serial port its output.
 """
 
 import json
@@ -22,24 +22,24 @@ from labctl.plan.guests import Guest
 from labctl.plan.seed import iso as seed_iso
 
 STEP = "==> "
-"""How a recipe's output announces a step."""
+"""The beginning of a line by which a recipe announces a step."""
 LIBRARY = "customise.sh"
-"""What recipes have in common; beside them."""
+"""The shell functions that recipes share; a file beside them."""
 _MEMORY_MIB = 1536
 _DISK_GIB = 10
-"""A smaller base is made larger; cloud-init has the file system grow where it can."""
+"""The smallest disk of an image; cloud-init grows the file system if it can."""
 _WORK_GIB = 8
 _FREE_BYTES = 256 * 2**20
-"""With less, the disk counts as full: QEMU would hold the machine still and wait for room."""
+"""With less free space the build fails; on a full disk QEMU would pause the machine and wait."""
 _BEGIN_SECONDS = 120
 _END_SECONDS = 2400
 _ADDRESS, _GATEWAY, _RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
-"""As in QEMU's user-mode network (its manual, 'Using the user mode network stack')."""
+"""The addresses of QEMU's user-mode network (QEMU's manual, 'Using the user mode network stack')."""
 _MAC = "52:54:00:00:02:0f"
 
 _USER_DATA = """\
 #!/bin/sh
-# With random addresses a program takes four times as long to start under TCG.
+# Programs start faster under TCG without address space randomisation.
 echo 0 >/proc/sys/kernel/randomize_va_space
 setenforce 0 2>/dev/null
 mkdir /run/labctl
@@ -49,7 +49,7 @@ systemd-run --unit=labctl-build sh /run/labctl/begin
 _BEGIN = """\
 exec </dev/null >/dev/ttyS1 2>&1
 echo 'The machine is up.'
-# What cloud-init does at its end would undo a part of the sealing.
+# Wait for cloud-init: its last actions would undo a part of the recipe's sealing.
 until [ -e /run/cloud-init/result.json ]; do sleep 1; done
 echo 'nameserver {resolver}' >/etc/resolv.conf
 cd /run/labctl
@@ -60,17 +60,17 @@ systemctl poweroff
 
 
 class RecipeError(LabError):
-    """A recipe failed; its log tells why."""
+    """A recipe failed; its log says why."""
 
 
 def customise(guest: Guest, base: bases.Base, recipe: Path, environment: Mapping[str, str], iso: Path | None,
               home: Path, log: Path, say: Callable[[str], None]) -> None:
-    """Run `recipe` on `base`, and leave in `home` what it made: disk.qcow2, packages.txt, and media.img where it made
-    a package repository.
+    """Run `recipe` on `base` and put its results into `home`: disk.qcow2, packages.txt, and media.img if the recipe
+    makes a package repository.
 
-    `environment` is the recipe's; `iso` is a disk that it finds as ISO. What it says is in `log`, and what the console
-    says beside it. Raises RecipeError if the recipe fails, and LabError if the machine does not come up or takes too
-    long, or if the disk becomes full.
+    The recipe runs with `environment`, and finds the disc `iso` in the variable ISO. Its output goes to `log`, the
+    console's to a file beside it. Raises RecipeError if the recipe fails, and LabError if the machine does not come up,
+    takes too long, or fills the disk.
     """
     accelerator, remark = accel.choose("auto")
     if remark:
@@ -104,24 +104,24 @@ def customise(guest: Guest, base: bases.Base, recipe: Path, environment: Mapping
 
 
 def console_of(log: Path) -> Path:
-    """What the machine's console said, beside what the recipe said."""
+    """The log of the machine's console, which is beside the recipe's."""
     return log.with_suffix(".console.log")
 
 
 def said(log: Path) -> list[str]:
-    """The lines of a recipe's output that are not empty."""
+    """The non-empty lines of a recipe's output."""
     return [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
 
 
 def last_step(log: Path) -> tuple[str, list[str]]:
-    """The step that a recipe announced last (empty where there is none), and what it has said since then."""
+    """The step that a recipe announced last (empty if there is none), and its output since then."""
     lines = said(log)
     place = max((number for number, line in enumerate(lines) if line.startswith(STEP)), default=-1)
     return lines[place].removeprefix(STEP) if place >= 0 else "", lines[place + 1:]
 
 
 class Watch:
-    """Called while the machine runs: tells of each step, and raises LabError where waiting is of no more use."""
+    """Is called while the machine runs; reports each step, and raises LabError when the build cannot succeed."""
 
     def __init__(self, guest: Guest, machine: Path, log: Path, console: Path, patience: float,
                  say: Callable[[str], None]) -> None:
@@ -130,7 +130,7 @@ class Watch:
         self._step = ""
 
     def __call__(self) -> None:
-        """Report a new step; raise LabError if the build cannot succeed any more."""
+        """Report a new step. Raises LabError if the disk is full or the machine too late."""
         files.check_space(self._machine, _FREE_BYTES)
         step, _ = last_step(self._log)
         if step != self._step:
@@ -144,7 +144,7 @@ class Watch:
                            f"{self._end.seconds / 60:.0f} minutes.{where}", hint=f"The log is '{self._log}'.")
 
     def must_have_begun(self) -> None:
-        """Raise LabError if the recipe has said nothing so far."""
+        """Raise LabError if the recipe has printed nothing so far."""
         if not said(self._log):
             lines = said(self._console)
             raise LabError(f"The machine that builds '{self._guest.name}' does not come up"
@@ -153,7 +153,7 @@ class Watch:
 
 
 def _overlay(base: bases.Base, machine: Path) -> None:
-    """The disk that the machine works on; the base has a second name beside it, whatever becomes of the first."""
+    """Make the machine's disk. The base gets a second name beside it, so that removing the first does no harm."""
     files.adopt(base.disk, machine / "base.qcow2")
     info = json.loads(run(["qemu-img", "info", "--output=json", machine / "base.qcow2"]).stdout)
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", machine / "overlay.qcow2",
@@ -161,20 +161,20 @@ def _overlay(base: bases.Base, machine: Path) -> None:
 
 
 def _work_disk(recipe: Path, environment: Mapping[str, str], machine: Path) -> None:
-    """A file system with the recipe, room to work in, and a directory 'out' for what is made."""
+    """Make a file system with the recipe, free space, and a directory 'out' for its results."""
     content = machine / "work"
     (content / "out").mkdir(parents=True)
     for file in (recipe, recipe.with_name(LIBRARY)):
         shutil.copyfile(file, content / file.name)
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     (content / "begin").write_text(_BEGIN.format(resolver=_RESOLVER, environment=settings, recipe=recipe.name))
-    # ext2, since an old kernel has to read what a new mke2fs has made.
+    # ext2, which old kernels can read even if it was made by a new mke2fs.
     run(["mke2fs", "-q", "-t", "ext2", "-L", "labctl", "-i", "65536", "-d", content, machine / "work.img",
          f"{_WORK_GIB}G"])
 
 
 def _media(repository: Path, target: Path) -> None:
-    """A file system with a package repository, as small as it may be."""
+    """Make a file system, as small as possible, with a package repository."""
     size = sum(path.stat().st_size for path in repository.rglob("*"))
     run(["mke2fs", "-q", "-t", "ext2", "-m", "0", "-L", "media", "-d", repository, target,
          f"{size * 12 // 10 // 1024 + 2048}k"])
@@ -191,7 +191,7 @@ def _seed(guest: Guest) -> bytes:
 
 def _command(guest: Guest, machine: Path, iso: Path | None, accelerator: Accel, log: Path,
              console: Path) -> list[str | Path]:
-    """The machine, which goes when labctl does, however that ends."""
+    """QEMU's command line; the kernel kills QEMU when labctl ends, however that happens."""
     return [
         "setpriv", "--pdeathsig", "KILL",
         accel.emulator() or accel.EMULATORS[0], "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",

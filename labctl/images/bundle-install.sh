@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs labctl from a bundle, without a network, and has it load the bundle's images and topologies.
+# Installs labctl from a bundle, without a network, and loads the bundle's images and topologies.
 #
 #   sh install.sh BUNDLE [DIRECTORY]      labctl goes to DIRECTORY, by default ~/.local/share/labctl/venv
 #
-# May be run again, also with a newer bundle.
+# Can be run again, also with a newer bundle.
 set -eu
 
 die() { printf 'install.sh: %s\n            %s\n' "$1" "$2" >&2; exit 2; }
@@ -17,10 +17,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if ! { tar -xf "$bundle" -C "$work" manifest.json SHA256SUMS wheels &&
     (cd "$work" && sha256sum -c --quiet SHA256SUMS); }; then
-    die "'$bundle' is damaged, or no bundle of labctl." 'Copy it again from where it was made.'
+    die "'$bundle' is damaged, or not a bundle of labctl." 'Copy it again from where it was made.'
 fi
 
-# Some of the wheels are compiled, for one version of Python.
+# Some of the wheels are compiled for one version of Python.
 python=python$(sed -n 's/^  "python": "\(.*\)",$/\1/p' "$work/manifest.json")
 command -v "$python" >/dev/null ||
     die "The bundle is for $python, which is not installed." "Make the bundle on a machine with this one's Python."
@@ -33,7 +33,7 @@ home=$(cd "$home" && pwd)
 
 "$home/bin/labctl" bundle load "$bundle"
 
-# A lab whose topology names no guest has labctl's own, which may be none of the bundle's.
+# A topology that names no guest uses labctl's default guest, whose image may not be in the bundle.
 config=${XDG_CONFIG_HOME:-$HOME/.config}/labctl/config.yaml
 default=$("$home/bin/python" -c 'from labctl.plan import guests; print(guests.DEFAULT)')
 if ! grep -qs '^guest:' "$config" && ! "$home/bin/labctl" image inspect "$default" >/dev/null 2>&1; then

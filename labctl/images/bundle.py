@@ -1,13 +1,13 @@
-"""Bundles: images, topologies and labctl itself in one file, for a machine without a network.
+"""Bundles: images, topologies and labctl itself in one file, for machines without a network.
 
 A bundle is a plain tar. Its members, in this order:
 
     manifest.json           what is in it, with the digests of all other members
     SHA256SUMS              of the manifest and the wheels, for install.sh
-    install.sh              installs labctl from the bundle, and has it load the rest
-    wheels/*.whl            labctl and what it depends on
+    install.sh              installs labctl from the bundle, then runs 'labctl bundle load' for the rest
+    wheels/*.whl            labctl and its dependencies
     topologies/NAME.yaml
-    images/GUEST/FILE       disks are compressed already
+    images/GUEST/FILE       not compressed again, since disks are already
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _MANIFEST, _SUMS = "manifest.json", "SHA256SUMS"
 _FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+!-]*$"
 _BLOCK = 2**20
 _MANIFEST_MAX = 2**24
-"""Bytes; it is read into memory before anything of it is known."""
+"""In bytes; a limit, because the manifest is read into memory before it can be trusted."""
 _TOPOLOGY_MAX = 2**20
 _COPY_AGAIN = "Copy it again from where it was made, or make it anew with 'labctl bundle create'."
 
@@ -50,12 +50,12 @@ WheelName = Annotated[str, StringConstraints(pattern=_FILE_NAME)]
 
 
 class Contents(Model):
-    """What is in a bundle: its first member."""
+    """The manifest of a bundle: what is in it."""
 
     labctl: Line
     """The version of labctl."""
     python: str = Field(pattern=r"^3\.\d+$")
-    """The version of Python that the wheels are for."""
+    """The Python version that the wheels are for."""
     made: datetime
     installer: ImageFile
     wheels: dict[WheelName, ImageFile]
@@ -88,13 +88,13 @@ class Contents(Model):
 
 
 def fetch_wheels(directory: Path) -> list[Path]:
-    """Have pip put labctl, and all that it depends on, into a directory as wheels for this Python.
+    """Have pip put labctl and its dependencies into a directory, as wheels for this Python.
 
-    Raises LabError where labctl is offline or does not run from a checkout, and for what pip says.
+    Raises LabError if labctl is offline, if it does not run from a checkout, and if pip fails.
     """
     config.must_be_online("get the packages that it depends on")
     if not (ROOT / "pyproject.toml").is_file():
-        # No package index has labctl: whoever registered its name there would be in the bundle.
+        # labctl is on no package index; a foreign package that took its name there would get into the bundle.
         raise LabError("A bundle is made in a checkout of labctl, and this one was installed without its sources.",
                        hint="In a checkout, 'scripts/setup' and then '.venv/bin/labctl bundle create FILE' make it.")
     result = run([sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-input",
@@ -111,20 +111,20 @@ def fetch_wheels(directory: Path) -> list[Path]:
 def create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwrite: bool) -> Contents:
     """Write a bundle with the images of the guests `names`, topology files, and labctl.
 
-    Raises LabError as fetch_wheels does; for an image that is not there, not of its recipe or damaged; for a topology
-    with problems or a name that another one has; if there is no room; and for a `file` that is there already unless
-    `overwrite`. What `file` was before is left until the bundle is whole.
+    Raises LabError as fetch_wheels does; for an image that is missing, outdated or damaged; for a topology with
+    problems or with the name of another one; if there is no room; and if `file` exists (unless `overwrite`). An existing `file`
+    is replaced only once the bundle is complete.
     """
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         return _create(file, names, topologies, overwrite, Path(directory))
 
 
 def load(file: Path, in_use: Collection[str], overwrite: bool) -> Contents:
-    """Put the images of a bundle into the store, and its topologies where they are found by name.
+    """Put the images of a bundle into the store, and its topologies into the user's directory of topologies.
 
-    Images whose digest is in `in_use` are kept where another one takes their name. Raises LabError for a file that is
-    no bundle or is damaged, for a topology that is there already and differs (unless `overwrite`), and if there is no
-    room. All of the bundle is checked before any of it is in place: after an error everything is as it was.
+    Replaced images are kept if their digest is in `in_use`. Raises LabError for a file that is not a bundle or is
+    damaged, for a topology that exists and differs (unless `overwrite`), and if there is no room. The whole bundle is
+    checked before anything is put in place, so an error changes nothing.
     """
     with _opened(file) as tar, ExitStack() as stack:
         contents = _contents(tar, file)
@@ -199,14 +199,14 @@ def _version() -> str:
 
 
 def _sums(contents: Contents, manifest: bytes) -> bytes:
-    """In the format of sha256sum."""
+    """The text of SHA256SUMS, in sha256sum's format."""
     digests = {_MANIFEST: hashlib.sha256(manifest).hexdigest(),
                **{f"wheels/{name}": wheel.sha256 for name, wheel in contents.wheels.items()}}
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
 
 
 class _Measured:
-    """A file that somebody reads, and what he has read of it."""
+    """Wraps a file that is being read, and computes digest and size of what was read."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -214,7 +214,7 @@ class _Measured:
         self._size = 0
 
     def read(self, size: int = -1) -> bytes:
-        """See io.RawIOBase."""
+        """Read from the file, as io.RawIOBase does."""
         block = self._source.read(size)
         self._digest.update(block)
         self._size += len(block)
@@ -240,7 +240,7 @@ def _member(name: str, size: int, contents: Contents) -> tarfile.TarInfo:
 
 @contextmanager
 def _replacing(file: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the name of `file` at the end of the block, and is gone after an error."""
+    """A new file that takes the name of `file` at the end of the block, or is removed after an error."""
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     path = Path(name)
     try:
@@ -254,7 +254,7 @@ def _replacing(file: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tarfile.TarFile]:
-    """The tar. Where it turns out not to be one, or not a whole one, LabError is raised, also later in the block."""
+    """Open a bundle's tar. Raises LabError, also later in the block, if it is not a tar or is damaged."""
     try:
         tar = tarfile.open(file, "r:")  # noqa: SIM115 (what it raises here means something else than later)
     except tarfile.TarError:
@@ -262,7 +262,7 @@ def _opened(file: Path) -> Iterator[tarfile.TarFile]:
     with tar:
         try:
             yield tar
-        except (tarfile.TarError, ValueError, OverflowError):  # What tarfile raises for fields that make no sense.
+        except (tarfile.TarError, ValueError, OverflowError):  # tarfile raises these for nonsensical fields.
             raise LabError(f"'{file}' is damaged: it cannot be read to its end.", hint=_COPY_AGAIN) from None
 
 
@@ -284,16 +284,16 @@ def _contents(tar: tarfile.TarFile, file: Path) -> Contents:
 
 
 def _next(tar: tarfile.TarFile, name: str, size: int | None = None) -> IO[bytes] | None:
-    """The next member, if it is a plain file of this name and size. One with holes could be larger than the tar."""
+    """The next member, if it is a plain file of this name and size; never a sparse one, which could exceed the tar."""
     member = tar.next()
     plain = member and member.isreg() and not member.issparse() and member.name == name
     return tar.extractfile(member) if member and plain and size in (None, member.size) else None
 
 
 def _unpack(tar: tarfile.TarFile, file: Path, expected: Mapping[str, ImageFile], targets: Mapping[str, Path]) -> None:
-    """Read all members: they have to be the expected ones, in this order. Those that have a target are written there.
+    """Read all members, which have to be the expected ones in this order, and write those with a target there.
 
-    No name in the tar is ever used as a path: the names are those of the manifest, which has plain ones only.
+    Names in the tar are never used as paths; paths come from the manifest, which allows plain names only.
     """
     for name, wanted in expected.items():
         source = _next(tar, name, wanted.size)
@@ -305,11 +305,11 @@ def _unpack(tar: tarfile.TarFile, file: Path, expected: Mapping[str, ImageFile],
         if measured.found != wanted:
             raise _damaged(file, name)
     if extra := tar.next():
-        raise LabError(f"'{file}' is damaged: its manifest does not know '{extra.name}'.", hint=_COPY_AGAIN)
+        raise LabError(f"'{file}' is damaged: its manifest does not list '{extra.name}'.", hint=_COPY_AGAIN)
 
 
 def _no_bundle(file: Path) -> LabError:
-    return LabError(f"'{file}' is no bundle of labctl.", hint="'labctl bundle create FILE' makes one.")
+    return LabError(f"'{file}' is not a bundle of labctl.", hint="'labctl bundle create FILE' makes one.")
 
 
 def _damaged(file: Path, member: str) -> LabError:

@@ -1,4 +1,4 @@
-"""Transfers of large files over HTTP, which go on where they broke off; the only import of requests."""
+"""Downloads of large files over HTTP that can be resumed; the only import of requests."""
 
 import re
 import ssl
@@ -21,7 +21,7 @@ from labctl.base.types import Model
 from labctl.plan.guests import Source
 
 Judge: TypeAlias = Callable[[bytes, str], None]
-"""Raises LabError for a file of the wrong kind, by how it begins; gets its name for the message."""
+"""Gets a file's first bytes and its name, and raises LabError if it is of the wrong kind."""
 
 _CHUNK = 64 * 1024
 _ANOTHER = "'--mirror URL' names another server."
@@ -30,45 +30,45 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class Unavailable(LabError):
-    """The file cannot be had there, and nothing of it is here; it may be had elsewhere."""
+    """A source does not have the file, and nothing of it was downloaded; another source may have it."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server, in seconds, and how often to go on after a connection that broke."""
+    """How long to wait for a server, in seconds, and how often to try after a connection broke."""
 
     connect: float = 10
     stall: float = 30
-    """Without a single byte"""
+    """The longest time without a single byte."""
     tries: int = 5
     pause: float = 2
+    """The time between two tries."""
 
 
 class _Broken(Exception):
-    """The transfer did not come to its end; another try may go on. The text completes a sentence about the server."""
+    """The download broke off, and can be tried again. The text is the reason, as the end of a sentence."""
 
 
 class _Note(Model):
-    """What a partial file is a part of; kept beside it."""
+    """Describes the whole of a partial file; kept beside it."""
 
     url: str
     sha256: str
     validator: str | None
-    """The server's ETag or Last-Modified, by which it tells whether it still has the same file (RFC 9110, 13.1.5)."""
+    """The server's ETag or Last-Modified, by which it knows whether its file is still the same (RFC 9110, 13.1.5)."""
     size: int | None
-    """Bytes of the whole"""
+    """Bytes of the whole file; None if unknown."""
 
 
 def fetch(source: Source, part: Path, judge: Judge, transfer: Transfer, patience: Patience) -> None:
-    """Bring the whole of `source` into the file `part`, with the right digest.
+    """Download `source` to the file `part`, and verify its digest.
 
-    What an earlier call for the same URL and digest left there is gone on with. `judge` gets the file's first 64 KiB
-    before anything is written.
+    Resumes what an earlier call for the same URL and digest left there. `judge` gets the file's first 64 KiB before
+    anything is written.
 
-    Raises Unavailable; DiskFull; and LabError where labctl is offline, for a connection that breaks again and again,
-    for a disk that has too little room for the rest, and for another file than it should be. What can be gone on with
-    later is kept in `part` (and what it is in a file beside it, whose name begins with the same), also after an
-    interrupt.
+    Raises Unavailable; DiskFull; and LabError if labctl is offline, if the connection breaks again and again, if the
+    disk has too little room for the rest, and if the file is the wrong one. After a broken connection or an
+    interruption `part` is kept, and with it a file that describes it, for the next call.
     """
     config.must_be_online(f"pull '{source.url}'")
     transfer.say(f"Pulling {source.url}")
@@ -86,7 +86,7 @@ def fetch(source: Source, part: Path, judge: Judge, transfer: Transfer, patience
             transfer.say(f"Trying again: {broken}.")
             time.sleep(patience.pause)
         except files.DiskFull:
-            _forget(part)  # It would keep the disk full, also for the labs that are up.
+            _forget(part)  # Otherwise the disk would stay full, also for labs that are up.
             raise
     found = files.sha256(part)
     if found != source.sha256:
@@ -100,8 +100,8 @@ def _go_on(source: Source, part: Path, judge: Judge, transfer: Transfer, patienc
     note = _note_of(source, part)
     offset = _size(part) if note else 0
     if note and note.size == offset:
-        return  # It was interrupted between the last byte and the digest.
-    # The bytes of the file, not of a compressed form of it: ranges and sizes are of these.
+        return  # The download was interrupted before its digest was verified.
+    # Ranges and sizes refer to the file itself, so it must not be compressed for the transfer.
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -117,15 +117,15 @@ def _go_on(source: Source, part: Path, judge: Judge, transfer: Transfer, patienc
                     _write(response.iter_content(_CHUNK), part, offset, note.size, transfer)
                     return
                 if response.status_code in (requests.codes.partial, requests.codes.requested_range_not_satisfiable):
-                    # The file there is another one now, or the server miscounts.
+                    # The server's file has changed, or its ranges are wrong.
                     _forget(part)
                     _go_on(source, part, judge, transfer, patience)
                     return
             _must_be_whole(response, source, part)
             _begin(response, source, part, judge, transfer)
     except _NO_URL:
-        raise LabError(f"'{source.url}' is no URL that labctl can pull from.",
-                       hint="It begins with http:// or https://. 'labctl image import' takes a file.") from None
+        raise LabError(f"'{source.url}' is not a URL that labctl can pull from.",
+                       hint="It has to begin with http:// or https://. 'labctl image import' takes a file.") from None
     except requests.TooManyRedirects:
         raise Unavailable(f"'{source.url}' cannot be had: the server redirects again and again.",
                           hint=_ANOTHER) from None
@@ -160,7 +160,7 @@ def _begin(response: requests.Response, source: Source, part: Path, judge: Judge
     size = total or source.size
     files.check_space(part.parent, size or 0)
     etag = response.headers.get("ETag", "W/")
-    # A weak one says that two files mean the same, not that they are the same.
+    # A weak ETag says that two files are equivalent, not that their bytes are the same.
     validator = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
     with files.filling(part.parent, size):
         _note_path(part).write_text(
@@ -180,7 +180,7 @@ def _write(chunks: Iterable[bytes], part: Path, here: int, size: int | None, tra
 
 
 def _fits(response: requests.Response, note: _Note, offset: int) -> bool:
-    """Whether a partial answer is the rest of the file that the part is of."""
+    """Whether a partial response continues our partial file."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return bool(match and int(match[1]) == offset and match[2] in ("*", str(note.size))
                 and note.validator in (None, response.headers.get("ETag"), response.headers.get("Last-Modified")))
@@ -217,7 +217,7 @@ def _size(part: Path) -> int:
 
 
 def _note_of(source: Source, part: Path) -> _Note | None:
-    """The note of a part of this very source."""
+    """The note about a partial file, if that is of this source; else None."""
     try:
         note = _Note.model_validate_json(_note_path(part).read_bytes())
     except (OSError, ValidationError):

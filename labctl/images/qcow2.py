@@ -1,4 +1,4 @@
-"""Whether a file is a qcow2 image that can be used (docs/interop/qcow2.txt in QEMU's source)."""
+"""Checking and making qcow2 images (docs/interop/qcow2.txt in QEMU's source)."""
 
 import struct
 from pathlib import Path
@@ -8,14 +8,14 @@ from labctl.base.errors import LabError
 from labctl.base.process import run
 
 HEAD = 64 * 1024
-"""Bytes from a file's beginning that are enough to judge it by."""
+"""How many bytes from a file's beginning `judge` needs."""
 _MAGIC = b"QFI\xfb"
 _VERSIONS = (2, 3)
 _INCOMPATIBLE_FEATURES = 72
 _EXTERNAL_DATA = 1 << 2
 _CHECK_SECONDS = 600
 _SOUND = (0, 3)
-"""Statuses of `qemu-img check`: without errors; with nothing worse than clusters that are allocated and not used."""
+"""Statuses of `qemu-img check` for usable images: no errors; only leaked clusters."""
 _OTHERS = {
     "a compressed file (gzip)": (0, b"\x1f\x8b"),
     "a compressed file (xz)": (0, b"\xfd7zXZ\0"),
@@ -23,11 +23,11 @@ _OTHERS = {
     "an ISO image": (0x8001, b"CD001"),
     "a raw disk image": (510, b"\x55\xaa"),
 }
-"""What people take for an image, by what is at an offset. An ISO that boots from a disk is both of the last ones."""
+"""Files that are often mistaken for images: bytes at an offset. A hybrid ISO matches both of the last two."""
 
 
 def judge(head: bytes, what: str) -> None:
-    """Raise LabError if a file that begins with `head` (HEAD bytes, or all it has) is no qcow2 image that stands alone.
+    """Raise LabError if a file's first HEAD bytes `head` are not those of a qcow2 image without other files.
 
     `what` names the file in the message.
     """
@@ -45,15 +45,15 @@ def judge(head: bytes, what: str) -> None:
 
 
 def virtual_size(path: Path) -> int:
-    """Bytes of the disk that a qcow2 image is, as far as its guest sees."""
+    """The size in bytes of the disk that a guest sees."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(32)[24:32], "big")
 
 
 def backing_file(path: Path) -> str:
-    """The file that has what a qcow2 image does not have, as the image names it; empty if there is none.
+    """A qcow2 image's backing file, as named in the image; empty if it has none.
 
-    Raises LabError for what is no qcow2 image, or has a part of its data in yet another file.
+    Raises LabError if the file is not a qcow2 image, or keeps its data in a separate file.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -62,12 +62,12 @@ def backing_file(path: Path) -> str:
     version, offset, length = struct.unpack_from(">IQI", head, 4)
     features, = struct.unpack_from(">Q", head, _INCOMPATIBLE_FEATURES)
     if version not in _VERSIONS or (version > 2 and features & _EXTERNAL_DATA) or offset + length > len(head):
-        raise LabError(f"'{path}' is no disk of a node.")
+        raise LabError(f"'{path}' is not a node's disk.")
     return head[offset:offset + length].decode(errors="replace") if offset else ""
 
 
 def check(path: Path, what: str) -> None:
-    """Raise LabError if a file is not a qcow2 image, or is truncated or damaged as far as its own tables tell.
+    """Raise LabError if a file is not a qcow2 image, or if its tables show that it is truncated or damaged.
 
     `what` names the file in the message.
     """
@@ -80,9 +80,9 @@ def check(path: Path, what: str) -> None:
 
 
 def overlay(path: Path, below: str | Path, size: int | None = None) -> None:
-    """Make an empty image over another one, for a machine to write to. A relative name is one beside it.
+    """Make an empty image on top of another one, for a machine to write to. A relative `below` is relative to `path`.
 
-    The one below need not be there yet if its virtual size is known.
+    If `size`, the virtual size of the image below, is given, that image need not exist yet.
     """
     unseen, bytes_ = (["-u"], [str(size)]) if size else ([], [])
     run(["qemu-img", "create", "-q", *unseen, "-f", "qcow2", "-F", "qcow2", "-b", below, path, *bytes_])

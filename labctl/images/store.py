@@ -31,11 +31,11 @@ _UNREACHABLE = ("Could not resolve", "Temporary failure resolving", "Could not c
                 "Connection refused", "Connection timed out", "Failed to fetch", "Couldn't resolve", "Couldn't connect",
                 "Could not retrieve")
 _ERRORS = ("E: ", "Error: ", "error: ")
-"""How package managers begin to say what is wrong."""
+"""How error messages of package managers begin."""
 
 
 FileName = Literal["disk.qcow2", "vmlinuz", "initrd.img", "media.img", "waiting_args"]
-"""All that an image may have; architecture.md says what each is."""
+"""All files that an image may have; docs/architecture.md describes them."""
 _ARGUMENTS_MAX = 1024
 
 
@@ -48,7 +48,7 @@ class ImageFile(Model):
 
 
 class Manifest(Model):
-    """What an image is made of."""
+    """What is in an image, and what it was made from."""
 
     guest: str
     built: datetime
@@ -56,7 +56,7 @@ class Manifest(Model):
     files: dict[FileName, ImageFile]
     packages: dict[str, str]
     base: bases.Manifest | None = None
-    """Where the base is from that it was made of, if it was."""
+    """The base that it was made from; None if it was made from packages alone."""
 
     @field_validator("files")
     @classmethod
@@ -98,12 +98,12 @@ class Image(Model):
 
     @property
     def media(self) -> Path | None:
-        """A file system with a package repository, the only one that the lab's machines know."""
+        """A file system with the only package repository that the lab's machines know."""
         return self.path / "media.img" if "media.img" in self.manifest.files else None
 
     @property
     def waiting_args(self) -> str:
-        """The kernel arguments by which a machine waits for its identity; empty where the image does not know how."""
+        """The kernel arguments that make a machine wait for its identity; empty if the image does not support that."""
         return (self.path / "waiting_args").read_text().strip() if "waiting_args" in self.manifest.files else ""
 
     @property
@@ -119,23 +119,23 @@ def images() -> list[Image]:
 
 
 def exists(name: str) -> bool:
-    """Whether there is an image of a guest, sound or not."""
+    """Whether there is an image of a guest, even a damaged one."""
     return (paths.images() / name).is_symlink()
 
 
 def find(name: str) -> Image:
-    """The image of a guest. Raises LabError if there is none, or if it is not what was put there."""
+    """The image of a guest. Raises LabError if there is none, or if it is damaged."""
     if not exists(name):
         raise LabError(f"There is no image of '{name}' in the store.", hint=_how_to_get(name))
     return _whole(_open(paths.images() / name))
 
 
 def find_digest(digest: str) -> Image:
-    """The image with this digest, whatever has its guest's name now. Raises LabError as `find` does."""
+    """The image with this digest, also if a newer one has its guest's name now. Raises LabError as `find` does."""
     home = paths.images() / f"sha256-{digest}"
     if not home.is_dir():
         raise LabError(f"The image 'sha256-{digest[:16]}' is not in the store any more.",
-                       hint="'labctl down', then 'labctl up' makes the lab anew from the image that there is.")
+                       hint="'labctl down', then 'labctl up' makes the lab anew from the current image.")
     return _whole(_open(home))
 
 
@@ -150,7 +150,7 @@ def _whole(image: Image) -> Image:
 
 
 def current(guest: Guest) -> Image:
-    """The image that a guest's steps are made for. Raises LabError if there is none, or one of another recipe."""
+    """The image of a guest. Raises LabError also if another version of its recipe built it."""
     image = find(guest.name)
     if image.manifest.recipe_sha256 != _recipe_digest(IMAGES / guest.recipe, image.manifest.base):
         raise LabError(f"The image of '{guest.name}' was built by another version of its recipe.",
@@ -160,12 +160,12 @@ def current(guest: Guest) -> Image:
 
 def build(guest: Guest, mirror: str | None, log: Path, in_use: Collection[str], iso: Path | None = None,
           say: Callable[[str], None] = lambda _: None) -> Image:
-    """Build a guest's image by its recipe, and put it in the place of the one before.
+    """Build a guest's image by its recipe, replacing an earlier one.
 
-    Packages are from `mirror`, or else from the distributor, and from the installation disc `iso` as far as it has
-    them. What the recipe prints goes to `log`, and how it goes to `say`. Images whose digest is in `in_use` are kept.
-    Raises LabError if the guest lacks its base, if the disc is of another release, and if the recipe
-    fails; the store is then as it was.
+    Packages come from the installation disc `iso`, if given, and otherwise from `mirror` or the distributor. The
+    recipe's output goes to `log`, its progress to `say`. Replaced images are kept if their digest is in `in_use`.
+    Raises LabError if the guest's base is missing, if the disc is the wrong one, and if the recipe fails; the store is
+    then unchanged.
     """
     recipe = IMAGES / guest.recipe
     base = bases.find(guest.name) if guest.sources else None
@@ -188,10 +188,10 @@ def build(guest: Guest, mirror: str | None, log: Path, in_use: Collection[str], 
 
 @contextmanager
 def receiving(manifests: Collection[Manifest], in_use: Collection[str]) -> Iterator[Path]:
-    """A directory to put the files of images in, each image's below the name of its guest; then they are in the store.
+    """A directory for images' files, each image's below its guest's name; they enter the store at the end of the block.
 
-    Images whose digest is in `in_use` are kept. Raises LabError for a disk that is damaged or not whole by itself.
-    After that, and after an error in the block, the store is as it was.
+    Replaced images are kept if their digest is in `in_use`. Raises LabError for a disk that is damaged or needs other
+    files. After any error, also in the block, the store is unchanged.
     """
     with _working() as (root, work):
         for manifest in manifests:
@@ -205,7 +205,7 @@ def receiving(manifests: Collection[Manifest], in_use: Collection[str]) -> Itera
 
 
 def remove(name: str, users: Collection[str]) -> None:
-    """Remove an image. Raises LabError if there is none, or if `users` need it."""
+    """Remove an image. Raises LabError if there is none, or if it has `users`, who are named in the message."""
     with _locked() as root:
         link = root / name
         if not link.is_symlink():
@@ -251,7 +251,7 @@ def _locked() -> Iterator[Path]:
 
 
 def _recipe_digest(recipe: Path, base: object) -> str:
-    """Of all that decides what a recipe makes of a base, or, without one, of packages alone."""
+    """The digest of the recipe, and of what recipes share if this one runs on a base."""
     if base is None:
         return sha256(recipe)
     return hashlib.sha256(recipe.with_name(builder.LIBRARY).read_bytes() + recipe.read_bytes()).hexdigest()
@@ -265,13 +265,13 @@ def _check_iso(guest: Guest, iso: Path) -> None:
     found = sha256(iso)
     if found not in guest.isos.values():
         known = ", ".join(f"{name} ({digest})" for name, digest in guest.isos.items())
-        raise LabError(f"'{iso}' is no installation disc of {guest.title} that labctl knows: its sha256 is {found}.",
+        raise LabError(f"'{iso}' is not an installation disc of {guest.title} that labctl knows: its sha256 is {found}.",
                        hint=f"Known: {known}.")
 
 
 @contextmanager
 def _working() -> Iterator[tuple[Path, Path]]:
-    """The store, for whoever changes it, and a directory in it that is gone afterwards."""
+    """Lock the store; yields its directory, and a temporary directory in it."""
     with _locked() as root:
         for leftover in root.glob(".building-*"):
             _remove(leftover)
@@ -291,7 +291,7 @@ def _run_recipe(recipe: Path, work: Path, mirror: str, log: Path) -> None:
 
 
 def _failure(guest: Guest, mirror: str, log: Path) -> CommandError:
-    """Why a recipe has failed, as far as its output since the last step tells."""
+    """Why a recipe failed, according to its output since the last step."""
     step, lines = builder.last_step(log)
     at = f" at the step '{step}'" if step else ""
     server = urlsplit(mirror).hostname or ""
@@ -322,7 +322,7 @@ def _seal(guest: Guest, recipe: Path, work: Path, base: bases.Base | None) -> Ma
 
 
 def _finish(work: Path, manifest: Manifest) -> None:
-    """Whatever comes into the store comes by here. Raises LabError if a machine must not be given the disk."""
+    """Check and seal a directory before it enters the store. Raises LabError if its disk is damaged or unsafe."""
     qcow2.check(work / "disk.qcow2", f"disk.qcow2 of {manifest.guest}")
     for path in work.iterdir():
         path.chmod(0o444)
@@ -331,7 +331,7 @@ def _finish(work: Path, manifest: Manifest) -> None:
 
 
 def _place(root: Path, work: Path, manifest: Manifest) -> None:
-    """Give a finished directory its place, and its guest's name: what had that before has lost it then."""
+    """Move a finished directory to its place, and point its guest's name to it instead of to an earlier image."""
     home = root / f"sha256-{manifest.digest}"
     if home.exists():
         _remove(home)
@@ -350,7 +350,7 @@ def _drop_unnamed(root: Path, in_use: Collection[str]) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory; where a build was cut off in it, also what belongs to subordinate ids."""
+    """Remove a directory, including files of subordinate ids that an interrupted build left there."""
     if not directory.exists():
         return
     shutil.rmtree(directory, ignore_errors=True)

@@ -170,7 +170,7 @@ def test_nothing_is_installed_from_a_bundle_that_is_damaged(packed: Path, tmp_pa
     at = next(i for i, (member, _) in enumerate(content) if member.name.endswith(".whl"))
     content[at] = (content[at][0], b"damaged")
     write(packed, content)
-    said = [f"install.sh: '{packed}' is damaged, or no bundle of labctl."]
+    said = [f"install.sh: '{packed}' is damaged, or not a bundle of labctl."]
     assert install(packed, tmp_path / "home") == said
     packed.write_bytes(packed.read_bytes()[:700])
     assert install(packed, tmp_path / "home") == said
@@ -256,7 +256,7 @@ def test_no_byte_can_be_changed_unnoticed(packed: Path, elsewhere: Callable[[str
                 bundle.load(packed, [], overwrite=False)
             except LabError as error:
                 noticed += 1
-                assert "is damaged" in error.message or "is no bundle" in error.message
+                assert "is damaged" in error.message or "is not a bundle" in error.message
                 assert all_files() == {}
             else:  # Padding, or a field such as the time.
                 assert all_files() == whole
@@ -272,7 +272,7 @@ def test_a_bundle_that_is_cut_off_is_not_loaded(packed: Path, elsewhere: Callabl
     for length in {*range(0, end, 512), *range(100, end, 1000), end - 1}:
         packed.write_bytes(good[:length])
         error = refused("bundle", "load", str(packed))
-        assert "is damaged" in error.message or (length < 512 and "is no bundle" in error.message), length
+        assert "is damaged" in error.message or (length < 512 and "is not a bundle" in error.message), length
         assert all_files() == {}
 
 
@@ -280,13 +280,13 @@ def test_a_bundle_that_is_cut_off_is_not_loaded(packed: Path, elsewhere: Callabl
 def test_what_is_no_bundle_is_not_loaded(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other.tar"
     file.write_bytes(content)
-    assert refused("bundle", "load", str(file)).message == f"'{file}' is no bundle of labctl."
+    assert refused("bundle", "load", str(file)).message == f"'{file}' is not a bundle of labctl."
 
 
 def test_another_tar_is_not_loaded(tmp_path: Path) -> None:
     file = tmp_path / "other.tar"
     write(file, [(tarfile.TarInfo("readme"), b"text")])
-    assert refused("bundle", "load", str(file)).message == f"'{file}' is no bundle of labctl."
+    assert refused("bundle", "load", str(file)).message == f"'{file}' is not a bundle of labctl."
     write(file, [(tarfile.TarInfo("manifest.json"), b'{"version": 9}')])
     assert "another version of labctl" in refused("bundle", "load", str(file)).message
 
@@ -320,7 +320,7 @@ def test_a_member_that_is_no_file_is_not_loaded(
             tar.addfile(member, io.BytesIO(data) if member.isreg() else None)
     elsewhere()
     message = refused("bundle", "load", str(packed)).message
-    assert "is damaged" in message or "is no bundle" in message
+    assert "is damaged" in message or "is not a bundle" in message
     assert all_files() == {}
 
 

@@ -46,7 +46,7 @@ def test_pull_says_what_it_does_in_a_few_lines(mirror: Mirror, image: bytes) -> 
 
 @pytest.mark.usefixtures("guest")
 def test_pull_from_another_mirror(mirror: Mirror) -> None:
-    assert "'mirror.example/7/images/disk-2211.qcow2' is no URL" in refused(
+    assert "'mirror.example/7/images/disk-2211.qcow2' is not a URL" in refused(
         "image", "pull", "centos-7", "--mirror", "mirror.example").message
     assert mirror.asked == []
     mirror.path = f"/centos{mirror.path}"
@@ -109,7 +109,7 @@ def test_an_image_is_made_of_a_base(tmp_path: Path, image: bytes) -> None:
         store.find("centos-7")
     assert caught.value.hint == "'labctl image build centos-7' builds it."
     assert refused("image", "build", "centos-7", "--iso", str(file)).message.startswith(
-        f"'{file}' is no installation disc of CentOS 7.9 that labctl knows")
+        f"'{file}' is not an installation disc of CentOS 7.9 that labctl knows")
 
 
 def test_a_guest_that_is_not_pulled(guest: Guest) -> None:

@@ -57,7 +57,7 @@ def test_an_unknown_file_is_taken_only_on_demand(guest: Guest, file: Path, image
     file.write_bytes(image + bytes(512))
     found = digest(file.read_bytes())
     error = refused(guest, file)
-    assert error.message == f"'{file}' is no image of 'centos-7' that labctl knows: its sha256 is {found}."
+    assert error.message == f"'{file}' is not an image of 'centos-7' that labctl knows: its sha256 is {found}."
     assert f"disk-2211.qcow2 ({digest(image)}), disk-2009.qcow2" in error.hint
     assert "'--unverified'" in error.hint
     base = bases.import_(guest, file, unverified=True)

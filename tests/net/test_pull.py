@@ -230,7 +230,7 @@ def test_a_server_that_is_not_there(guest: Guest) -> None:
 @pytest.mark.parametrize("url", ["mirror.example", "ftp://mirror.example", "/srv/mirror", "http://", "http://[::1"])
 def test_a_mirror_that_is_no_url(guest: Guest, url: str) -> None:
     error = refused(guest, url)
-    assert error.message == f"'{url.rstrip('/')}/7/images/disk-2211.qcow2' is no URL that labctl can pull from."
+    assert error.message == f"'{url.rstrip('/')}/7/images/disk-2211.qcow2' is not a URL that labctl can pull from."
     assert "http://" in error.hint
 
 

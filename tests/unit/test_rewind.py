@@ -193,7 +193,7 @@ def test_a_disk_over_another_file_is_refused(home: Path, below: str) -> None:
 
 def test_so_is_one_with_its_data_elsewhere(home: Path) -> None:
     layer(home / "disks/.aa.qcow2", str(home.parent / "image"), features=1 << 2)
-    with pytest.raises(LabError, match="is no disk of a node"):
+    with pytest.raises(LabError, match="is not a node's disk"):
         verify(home)
 
 
