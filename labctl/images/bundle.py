@@ -112,8 +112,8 @@ def create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwri
     """Write a bundle with the images of the guests `names`, topology files, and labctl.
 
     Raises LabError as fetch_wheels does; for an image that is missing, outdated or damaged; for a topology with
-    problems or with the name of another one; if there is no room; and if `file` exists (unless `overwrite`). An existing `file`
-    is replaced only once the bundle is complete.
+    problems or with the name of another one; if there is no room; and if `file` exists (unless `overwrite`). An
+    existing `file` is replaced only once the bundle is complete.
     """
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
         return _create(file, names, topologies, overwrite, Path(directory))

@@ -265,7 +265,8 @@ def _check_iso(guest: Guest, iso: Path) -> None:
     found = sha256(iso)
     if found not in guest.isos.values():
         known = ", ".join(f"{name} ({digest})" for name, digest in guest.isos.items())
-        raise LabError(f"'{iso}' is not an installation disc of {guest.title} that labctl knows: its sha256 is {found}.",
+        raise LabError(f"'{iso}' is not an installation disc of {guest.title} that labctl knows: its sha256 is "
+                       f"{found}.",
                        hint=f"Known: {known}.")
 
 

@@ -93,7 +93,8 @@ def test_nothing_is_built_without_a_base() -> None:
 
 
 @pytest.mark.parametrize(("name", "iso", "message"), [
-    ("centos-7", "other.iso", "'other.iso' is not an installation disc of CentOS 7.9 that labctl knows: its sha256 is 33"),
+    ("centos-7", "other.iso",
+     "'other.iso' is not an installation disc of CentOS 7.9 that labctl knows: its sha256 is 33"),
     ("centos-7", "nowhere.iso", "There is no file 'nowhere.iso'."),
     ("debian-12", "other.iso", "The image of 'debian-12' is not built from an installation disc."),
 ])
