@@ -1,6 +1,7 @@
 """An address that floats between nodes: what happens when its holder crashes, stops, or no longer hears the others."""
 
 import re
+import time
 from contextlib import ExitStack, nullcontext
 
 from labctl.base.text import these
@@ -84,10 +85,13 @@ def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
     steps = [step for node in frontend.holders for step in _steps(node, failover)]
     rule = f"INPUT {failover.messages} -j DROP"
     iptables = plan.guest.facts["iptables"]
-    with ExitStack() as partition:
-        # All are made deaf: a holder of the lower priority, which nopreempt allows, would hear the other and step back.
-        for node in frontend.holders:
-            partition.enter_context(observer.faults.command(node, f"{iptables} -I {rule}", f"{iptables} -D {rule}"))
+    # All are made deaf: a holder of the lower priority, which nopreempt allows, would hear the other and step back. The
+    # first choice hears again first: it announces its addresses anew when it hears a lower priority, and nobody would
+    # if the others had stepped back by then (garp_lower_prio_repeat in keepalived.conf(5)).
+    with ExitStack() as deaf:
+        for node in reversed(frontend.holders):
+            deaf.callback(time.sleep, failover.crash_seconds)
+            deaf.enter_context(observer.faults.command(node, f"{iptables} -I {rule}", f"{iptables} -D {rule}"))
         if not until(lambda: observer.holders(frontend) == list(frontend.holders),
                      Deadline(2 * _seconds(failover.crash_seconds, failover, observer)), LOOK_SECONDS):
             idle = [node for node in frontend.holders if node not in observer.holders(frontend)]
