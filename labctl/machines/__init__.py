@@ -1,1 +1,3 @@
-"""Where machines live, and how they are saved: rooms, libvirt, keys. Imports the rooms up to `images`."""
+"""Where machines live, and how they are saved: private rooms, libvirt, keys. Imports the rooms below it: `images` to
+`base`.
+"""

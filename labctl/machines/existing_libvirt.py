@@ -1,4 +1,4 @@
-"""A libvirt that is there already, on this machine or on another one."""
+"""An existing libvirt, on this machine or on another one."""
 
 import shlex
 from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ExistingLibvirt(Host):
-    """An existing libvirt. Files get there as volumes, so it may be on another machine."""
+    """An existing libvirt. Files are uploaded as volumes, so it may be on another machine."""
 
     title = "an existing libvirt"
     abilities = frozenset()
@@ -29,26 +29,26 @@ class ExistingLibvirt(Host):
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.daemon = f"libvirt at '{uri}'"
-        self.remedy = f"'virsh -c {shlex.quote(uri)} list' shows whether it answers others."
+        self.remedy = f"'virsh -c {shlex.quote(uri)} list' shows whether it answers virsh."
         self.proxy = _proxy(uri)
 
     @override
     def open(self, plan: Plan, known: Callable[[Process], None]) -> None:
-        """Nothing to do: it is there, or connecting to it fails."""
+        """Does nothing: if it is not there, connecting to it fails."""
 
     @override
     def close(self) -> None:
-        """Nothing to do: it is not ours."""
+        """Does nothing: it is not ours."""
 
     @override
     def is_open(self) -> bool:
-        """True: whether it can be reached shows when it is used."""
+        """Always true; connecting shows whether it can be reached."""
         return True
 
     @override
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
-        """Upload the image once, the seed and an overlay for each node."""
+        """Upload the image unless it is there, and make the node's overlay and seed."""
         stem = image.manifest.digest[:16]
         base = provider.base_volume(f"{stem}.qcow2", image.disk)
         size = qcow2.virtual_size(image.disk)
@@ -62,25 +62,23 @@ class ExistingLibvirt(Host):
 
     @override
     def serial(self, node: PlannedNode) -> Path:
-        """There is none."""
         raise NotImplementedError(f"'{node.name}' has no second serial port that can be reached.")
 
     @override
     def console(self, node: str) -> None:
-        """No copy is kept there."""
         return
 
 
 def _proxy(uri: str) -> str | None:
-    """The ProxyCommand that goes through the machine of a libvirt; None for one on this machine.
+    """The ProxyCommand that goes through libvirt's machine; None if that is this machine.
 
-    Its nodes are in networks of that machine, so whatever carries libvirt, SSH to it carries SSH to them.
+    The nodes are in networks of that machine, so SSH to it leads to them, whichever transport libvirt uses.
     """
     parts = urlsplit(uri)
     if not parts.hostname:
         return None
-    port = parts.port if "ssh" in parts.scheme else None  # Otherwise it is libvirt's own.
+    port = parts.port if "ssh" in parts.scheme else None  # Otherwise the port is libvirt's own.
     words = ["ssh", *(["-p", str(port)] if port else []), *(["-l", unquote(parts.username)] if parts.username else []),
              "-W", "%h:%p", "--", parts.hostname]
-    # Two percent signs are one to ssh, which puts the node's address and port in place of %h and %p.
+    # ssh replaces %h and %p by the node's address and port, and %% by one percent sign.
     return " ".join(word if word == "%h:%p" else shlex.quote(word).replace("%", "%%") for word in words)

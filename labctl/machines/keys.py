@@ -10,7 +10,7 @@ from labctl.plan.plan import Plan
 from labctl.plan.seed import KeyPair, Keys
 
 _LARGEST = 2**14
-"""Bytes of a file with a key."""
+"""The most bytes in the file of a key."""
 
 
 def make(directory: Path, plan: Plan) -> None:
@@ -21,7 +21,7 @@ def make(directory: Path, plan: Plan) -> None:
 
 
 def read(directory: Path, plan: Plan) -> Keys:
-    """The keys in a directory. Raises LabError for one that is not there, or does not look like one."""
+    """The keys in a directory. Raises LabError if one is missing or does not look like a key."""
     def text(name: str) -> str:
         try:
             status = (directory / name).lstat()
@@ -33,7 +33,7 @@ def read(directory: Path, plan: Plan) -> Keys:
 
     def pair(name: str) -> KeyPair:
         public = text(f"{name}.pub")
-        if len(public.splitlines()) != 1:  # Each line of it would be one of known_hosts.
+        if len(public.splitlines()) != 1:  # Further lines would become entries of known_hosts.
             raise LabError(f"'{directory / name}.pub' is not one key.")
         return KeyPair(text(name), public)
 
@@ -41,7 +41,7 @@ def read(directory: Path, plan: Plan) -> Keys:
 
 
 def bring(source: Path, target: Path, plan: Plan) -> None:
-    """Put the keys of one directory into another one, in place of those that are there. Raises LabError, OSError."""
+    """Copy the keys of one directory into another one, replacing those there. Raises LabError, OSError."""
     read(source, plan)
     target.mkdir(mode=0o700, exist_ok=True)
     for name in _names(plan):

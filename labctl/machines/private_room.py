@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 _INIT = Path(__file__).with_name("room-init.sh")
 _MARK = "labctl-room:"
-"""Before the lab's id, in an argument of the room's processes."""
+"""Followed by the lab's id, this is an argument of the room's processes."""
 _ROOM = "room"
-"""The part of the lab's directory that the room itself writes to; the argument after that with the id."""
+"""The subdirectory of the lab's directory that the room itself writes to; it is the next argument after the mark."""
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
 _PEER = struct.Struct("3i")
-"""Whose socket it is (unix(7), SO_PEERCRED): process, user and group."""
+"""The process, user and group at the other end of a socket (unix(7), SO_PEERCRED)."""
 
 
 class PrivateRoom(Host):
     """Network, mount and pid namespaces of the lab's own, with a libvirtd in them; no root needed.
 
-    Process 1 of the room is the room: once it is killed, the kernel removes everything in it.
+    The room is as alive as its process 1: when that is killed, the kernel removes everything in the room.
     """
 
     title = "a private room"
@@ -58,13 +58,13 @@ class PrivateRoom(Host):
         self._process = process
         self._log = self._directory / "room.log"
         if namespace.machine_user():
-            os.umask(0o022)  # The lab's directory is closed; what is in it, but the keys, its machines have to read.
+            os.umask(0o022)  # Machines have to read the files in the lab's directory, which is itself closed to others.
 
     @property
     def process(self) -> Process | None:
-        """The process that waits for process 1 to end, and shares all namespaces but one with it; None without a room.
+        """The parent of process 1, which shares all namespaces but the pid namespace with it; None without a room.
 
-        Where it is not known, since labctl was killed before it could be, it is found by the lab's id.
+        If labctl was killed before it could record the process, it is found by the lab's id.
         """
         if self._process is None or not self._process.runs:
             self._process = min(_processes(self._mark), key=lambda process: process.started, default=None)
@@ -72,12 +72,12 @@ class PrivateRoom(Host):
 
     @property
     def uri(self) -> str:  # type: ignore[override]
-        """A pathname socket is not bound to a network namespace, so it can be used from outside."""
+        """libvirt's address: a pathname socket, which is reachable from outside the room's network namespace."""
         return f"qemu+unix:///system?socket={quote(str(self._socket))}"
 
     @property
     def daemon(self) -> str:  # type: ignore[override]
-        """Its libvirtd, with the process id that a user can do something with."""
+        """Its libvirtd, with the process id outside the room."""
         with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._socket))
             peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
@@ -86,20 +86,23 @@ class PrivateRoom(Host):
 
     @property
     def remedy(self) -> str:  # type: ignore[override]
-        """The room goes with all that is in it, whatever hangs there."""
+        """The commands that remove the room, whatever hangs in it, and make it anew."""
         return f"'labctl down {self._directory.name}' takes the lab down, 'labctl up' makes it anew."
 
     @property
     def proxy(self) -> str:  # type: ignore[override]
-        """Netcat, inside the room."""
+        """Netcat, run inside the room."""
         return shlex.join([*self._enter(), "nc"]) + " %h %p"
 
     @override
     def open(self, plan: Plan, known: Callable[[Process], None]) -> None:
-        """Start the room's first process and wait for its libvirtd; the process is `known` before it makes anything."""
+        """Start the room's first process and wait for its libvirtd; `known` is called before the process does anything.
+
+        Raises LabError if the room does not open.
+        """
         check_tun()
         sockets.make(self._sockets, self._directory)
-        self._socket.unlink(missing_ok=True)  # Of a room that was killed, it would look like the new one's.
+        self._socket.unlink(missing_ok=True)  # A killed room's socket would look like the new room's.
         bridges = [f"{network.bridge}={f'{network.host}/{network.subnet.prefixlen}' if network.host else ''}"
                    for network in plan.networks]
 
@@ -122,36 +125,34 @@ class PrivateRoom(Host):
 
     @override
     def close(self) -> None:
-        """Kill the room's process 1 and what has started it, and so all that runs in it; wait until it is gone."""
+        """Kill the room's process 1 and its parent, and with them everything in the room; wait until they are gone."""
         _end(self._mark)
 
     @override
     def is_open(self) -> bool:
-        """Whether its process runs."""
         return self.process is not None
 
     @override
     def place(self, provider: "Provider", node: PlannedNode, image: Image, seed: bytes,
               base: Path | None = None) -> Disks:
-        """An overlay and the seed, in the lab's directory."""
+        """Make the node's overlay and seed in the lab's directory."""
         disks = self.disks(node, image)
         for file in (disks.overlay, disks.seed, self.console(node.name)):
             file.parent.mkdir(exist_ok=True)
         if not disks.overlay.exists():
-            # By a name beside it, so that it is found wherever the two are kept.
+            # A base is named relative to the overlay, so that both can be kept elsewhere together.
             qcow2.overlay(disks.overlay, base.name if base else image.disk)
             disks.seed.write_bytes(seed)
         return disks
 
     def disks(self, node: PlannedNode, image: Image) -> Disks:
-        """Where a node's files are once they have been placed."""
+        """The paths of a node's files after they have been placed."""
         return Disks(self._directory / "disks" / f"{node.name}.qcow2", self._directory / "seeds" / f"{node.name}.iso",
                      image.kernel, image.initrd, image.media, self.console(node.name),
                      self.serial(node))
 
     @override
     def serial(self, node: PlannedNode) -> Path:
-        """The socket of a node's second serial port."""
         return sockets.serial(self._sockets, node.interfaces[0].address)
 
     @override
@@ -159,7 +160,7 @@ class PrivateRoom(Host):
         return self._directory / "consoles" / f"{node}.log"
 
     def _listens(self) -> bool:
-        """Whether libvirtd takes connections; its socket is there a moment earlier."""
+        """Whether libvirtd accepts connections; its socket exists a moment earlier."""
         with socket.socket(socket.AF_UNIX) as connection:
             return connection.connect_ex(str(self._socket)) == 0
 
@@ -168,17 +169,17 @@ class PrivateRoom(Host):
 
 
 def end(instance: UUID) -> None:
-    """End the room of an instance of a lab. Raises LabError if it does not end."""
+    """End the room of a lab's instance. Raises LabError if it does not end."""
     _end(f"{_MARK}{instance}")
 
 
 def end_in(directory: Path) -> None:
-    """End all rooms of the lab in a directory, of whichever instance. Raises LabError for one that does not end."""
+    """End the rooms of all instances of the lab in a directory. Raises LabError if one does not end."""
     _end(str(directory / _ROOM))
 
 
 def there_are() -> dict[UUID, Path]:
-    """The instances of labs that have a room now, whoever knows of them, with the directory of the lab."""
+    """All instances of labs that have a room now, also without a record, with the lab's directory."""
     found = {}
     for process in proc.ours(lambda words: any(word.startswith(_MARK) for word in words)):
         for mark, room in pairwise(proc.arguments(process.pid)):
@@ -195,18 +196,18 @@ def _end(word: str) -> None:
 
 
 def _processes(word: str) -> list[Process]:
-    """Those with this word among their arguments: process 1 of a room, and what has started that."""
+    """The processes of a room, process 1 and its parent, by a word among their arguments."""
     return proc.ours(lambda words: word in words and any(each.endswith(f"/{_INIT.name}") for each in words))
 
 
 def _ways(lab: Path, sockets_directory: Path) -> list[tuple[Path, Path]]:
-    """Directories that the machines' user may not enter, each with a path below that it, or libvirt, needs.
+    """Pairs of a directory that the machines' user may not enter, and a path below it that this user needs.
 
-    There are none where machines run as root of the room. What is labctl's own is opened to the machines' user instead.
+    There are none if machines run as root of the room. labctl's own directories are opened to the machines' user here.
     """
     if namespace.machine_user() == 0:
         return []
-    # Any of them may be a link to a directory elsewhere.
+    # Any of these may be a symbolic link.
     kept = [paths.images().parent, paths.images(), paths.cache(), paths.cache() / "boot", paths.cache() / "libvirt"]
     for directory in kept:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""libvirt: the only module that imports it. Changes nothing but the objects of one lab."""
+"""libvirt: the only module that imports it. Changes only the objects of one lab."""
 
 import io
 import re
@@ -22,7 +22,7 @@ from labctl.plan.domain import NAMESPACE
 _POOL = "labctl"
 _POOL_PATH = "/var/lib/libvirt/images/labctl"
 _SETTLE_SECONDS = 60
-"""The memory of a machine is written, or read, in a few."""
+"""For libvirt to finish what a killed labctl had begun, such as writing a machine's memory."""
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
     libvirt.VIR_DOMAIN_BLOCKED: "running",
@@ -44,39 +44,39 @@ _MEMORY_SECONDS = 300
 _ALIVE_SECONDS = 10
 """For a QEMU or a libvirtd that is well, however busy."""
 _STALL_SECONDS = 60
-"""For the next part of an upload to be taken."""
+"""For the next part of an upload to be accepted."""
 _COPY_SECONDS = 600
 """For libvirt to copy what was uploaded."""
 _GRACE_SECONDS = 5
-"""For a call to come to its end whose caller is interrupted: what it makes can be cleaned up then."""
+"""For a call to end after its caller is interrupted, so that what it makes can be cleaned up."""
 _PART = 2**20
 _BASE = re.compile(r"[0-9a-f]{16}\.(qcow2|vmlinuz|initrd|media)")
-"""What was uploaded of an image, and no lab's own."""
+"""The names of volumes uploaded from an image, which labs share."""
 _DAY = 86_400
 Value = TypeVar("Value")
 
 
 class Place(Protocol):
-    """Where a libvirt is."""
+    """The part of a `Host` that leads to its libvirt."""
 
     @property
     def uri(self) -> str:
-        """Its address."""
+        """libvirt's URI."""
 
     @property
     def daemon(self) -> str:
-        """What to call it in a sentence."""
+        """libvirt's name in a sentence."""
 
     @property
     def remedy(self) -> str:
-        """What helps where it does not answer any more."""
+        """A hint for the user if libvirt does not answer any more."""
 
 
 class Provider:
     """The domains, networks and volumes of one instance of a lab, at one libvirt.
 
-    All methods raise LabError, also where libvirt or a machine does not answer in time. libvirt's own calls wait for
-    ever then, and Python handles no signals meanwhile, so each is made in a thread that can be given up.
+    All methods raise LabError, also if libvirt or a machine does not answer in time. libvirt's own calls would wait for
+    ever, and Python handles no signals during them, so each call is made in a thread that can be abandoned.
     """
 
     def __init__(self, place: Place, instance: UUID) -> None:
@@ -84,17 +84,17 @@ class Provider:
         self.instance = instance
         self._place = place
         self._storage = threading.Lock()  # Nodes start in threads; a pool takes one change at a time.
-        # libvirt prints errors on its own; they are raised as well, and said once.
+        # Without a handler of ours libvirt would also print the errors that it raises.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         failure = f"libvirt at '{place.uri}' cannot be reached"
         self._connection: Any = self._do(failure, _QUESTION_SECONDS, partial(libvirt.open, place.uri))
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._connection.close()
 
     def instances(self) -> dict[UUID, str]:
-        """All labs that have machines or networks there, anybody's: their ids and names."""
+        """The ids and names of all users' labs that have machines or networks there."""
         found = {}
         for lab in self._do("libvirt does not say what there is", _QUESTION_SECONDS, lambda: [
                 _metadata(each) for each in (*self._connection.listAllDomains(), *self._connection.listAllNetworks())]):
@@ -104,7 +104,7 @@ class Provider:
         return found
 
     def must_be_free(self, name: str) -> None:
-        """Raise LabError if another lab there has this name, somebody else's or one that is not known any more."""
+        """Raise LabError if another lab there has this name: another user's, or one without a record."""
         for instance, other in self.instances().items():
             if other == name and instance != self.instance:
                 uri = self._place.uri
@@ -114,7 +114,7 @@ class Provider:
                                     f"'labctl down --force {instance} --host {uri}' removes it.")
 
     def has_kvm(self) -> bool:
-        """Whether libvirt's machine offers KVM."""
+        """Whether libvirt offers KVM."""
         def ask() -> bool:
             try:
                 self._connection.getDomainCapabilities(None, "x86_64", None, "kvm")
@@ -127,26 +127,26 @@ class Provider:
     # ---- Networks and domains ------------------------------------------------------------------------
 
     def create_network(self, xml: str) -> None:
-        """Start a transient network. Raises LabError, also where one of that name exists."""
+        """Start a transient network. Raises LabError, also if one of that name exists."""
         self._do("The network could not be made", _CHANGE_SECONDS, lambda: self._connection.networkCreateXML(xml))
 
     def create_domain(self, xml: str) -> None:
-        """Start a transient domain. Raises LabError, also where one of that name exists."""
+        """Start a transient domain. Raises LabError, also if one of that name exists."""
         self._do("The machine could not be started", _CHANGE_SECONDS, lambda: self._connection.createXML(xml))
 
     def save(self, node: str, path: Path) -> None:
-        """Write a node's memory to a file; the domain is gone then."""
+        """Write a node's memory to a file; this ends its domain."""
         self._do(f"The machine '{node}' could not be saved", _MEMORY_SECONDS,
                  lambda: self._domain(node).saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED), node)
 
     def restore(self, path: Path, *, paused: bool = False) -> None:
-        """Start a transient domain as it was saved, and let it run unless it is `paused`."""
+        """Start a transient domain as it was saved, running or `paused`."""
         state = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
         self._do("The machine could not be restored", _MEMORY_SECONDS,
                  lambda: self._connection.restoreFlags(str(path), None, state))
 
     def settle(self) -> None:
-        """Wait until libvirt has done what a labctl that was killed had begun. Raises LabError."""
+        """Wait until libvirt has finished what a killed labctl had begun. Raises LabError."""
         def idle() -> bool:
             for _, domain in self._domains():
                 with _may_end():
@@ -156,14 +156,14 @@ class Provider:
 
         if not until(lambda: self._do("libvirt does not say what it is doing", _QUESTION_SECONDS, idle),
                      Deadline(_SETTLE_SECONDS), interval=0.1):
-            raise LabError("libvirt does not get done with a machine.", hint="'labctl down' ends all of the lab.")
+            raise LabError("libvirt does not finish its work on a machine.", hint="'labctl down' ends all of the lab.")
 
     def suspend(self) -> None:
-        """Hold all nodes still, as close together as can be."""
+        """Suspend all nodes, in as short a time as possible."""
         self._all("The machines could not be held still", lambda domain: domain.suspend())
 
     def resume(self) -> None:
-        """Let all nodes that are held still go on, as close together as can be."""
+        """Resume all suspended nodes, in as short a time as possible."""
         def resume(domain: Any) -> None:
             if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
@@ -171,17 +171,17 @@ class Provider:
         self._all("The machines could not go on", resume)
 
     def attach(self, node: str, xml: str) -> None:
-        """Plug a device into a node that runs."""
+        """Plug a device into a running node."""
         self._do(f"A device could not be plugged into '{node}'", _CHANGE_SECONDS,
                  lambda: self._domain(node).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE), node)
 
     def versions(self) -> str:
-        """Of libvirt and of the emulator that it uses."""
+        """The versions of libvirt and of its emulator."""
         return self._do("libvirt does not say which it is", _QUESTION_SECONDS,
                         lambda: f"{self._connection.getLibVersion()} {self._connection.getVersion()}")
 
     def states(self) -> dict[str, str]:
-        """The lab's nodes that exist, with their states; one that was destroyed does not exist."""
+        """The states of the lab's nodes that have a domain; a destroyed node has none."""
         def ask() -> dict[str, str]:
             found = {}
             for node, domain in self._domains():
@@ -192,19 +192,19 @@ class Provider:
         return self._do("libvirt does not say which machines run", _QUESTION_SECONDS, ask)
 
     def hangs(self, node: str, seconds: float = _ALIVE_SECONDS) -> bool:
-        """Whether a node's QEMU runs but says nothing for so long; for libvirt it is a machine like others then."""
+        """Whether a node's QEMU has not answered for `seconds`; libvirt still reports such a node as running."""
         try:
-            if self._busy(node) < seconds:  # Otherwise somebody has asked it before.
+            if self._busy(node) < seconds:  # Otherwise an earlier question is still without an answer.
                 within(seconds, lambda: self._domain(node).blockStats(""))
                 return False
         except TimeoutError:
-            return self._busy(node) > 0  # It may be libvirtd that does not get round to asking.
+            return self._busy(node) > 0  # If it is not busy, libvirtd has not asked it yet.
         except (LabError, libvirt.libvirtError):
-            return False  # It is gone, or says that it cannot answer.
+            return False  # It is gone, or has answered with an error.
         return True
 
     def _busy(self, node: str) -> float:
-        """For how many seconds a node's QEMU has been with something that libvirt has asked it."""
+        """For how many seconds a node's QEMU has been busy with a question of libvirt's."""
         try:
             state, _, milliseconds = within(_ALIVE_SECONDS, lambda: self._domain(node).controlInfo())
         except (TimeoutError, LabError, libvirt.libvirtError):
@@ -212,7 +212,7 @@ class Provider:
         return milliseconds / 1000 if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED else 0
 
     def destroy(self, node: str) -> None:
-        """Pull the plug of a node; one that does not exist is no error."""
+        """Destroy a node's domain, like pulling its plug. Does nothing if it has none."""
         def pull_plug() -> None:
             for name, domain in self._domains():
                 if name == node:
@@ -221,7 +221,7 @@ class Provider:
         self._do(f"The machine '{node}' could not be stopped", _CHANGE_SECONDS, pull_plug, node)
 
     def remove_all(self) -> list[str]:
-        """Remove all that belongs to the lab; goes on past failures and returns them."""
+        """Remove everything that belongs to the lab; goes on past failures and returns them."""
         def find() -> list[tuple[str, Callable[[], object]]]:
             return [*((f"the machine '{node}'", partial(_pull_plug, domain)) for node, domain in self._domains()),
                     *((f"the network '{name}'", network.destroy) for name, network in self._networks()),
@@ -236,7 +236,7 @@ class Provider:
         return failures
 
     def _do(self, failure: str, seconds: float, work: Callable[[], Value], node: str = "") -> Value:
-        """Have libvirt do something, to a node perhaps. Raises LabError, which begins with `failure`."""
+        """Make a call to libvirt, about `node` if given. Raises LabError with a message that begins with `failure`."""
         try:
             return within(seconds, work, _GRACE_SECONDS)
         except libvirt.libvirtError as error:
@@ -247,7 +247,7 @@ class Provider:
                            hint=self._place.remedy) from None
 
     def _answers(self) -> bool:
-        """Whether libvirt itself is well, so that what hangs is one machine."""
+        """Whether libvirt itself answers, so that only a machine hangs."""
         try:
             within(_ALIVE_SECONDS, self._connection.listAllDomains)
         except (TimeoutError, libvirt.libvirtError):
@@ -255,7 +255,7 @@ class Provider:
         return True
 
     def _all(self, failure: str, work: Callable[[Any], None]) -> None:
-        """Do something to one machine after the other; a failure does not keep it from those that follow."""
+        """Do something to each machine in turn, going on past failures. Raises the first failure at the end."""
         failures = []
         for node, domain in self._do(failure, _QUESTION_SECONDS, lambda: list(self._domains())):
             try:
@@ -290,7 +290,7 @@ class Provider:
     # ---- Volumes, for a libvirt whose files are not ours -----------------------------------------------
 
     def base_volume(self, name: str, source: Path) -> Path:
-        """Upload a file once; later labs use the same copy. Returns its path on libvirt's machine."""
+        """Upload a file unless it is there already; labs share it. Returns its path on libvirt's machine."""
         failure = f"'{source.name}' could not be uploaded"
         with self._storage:
             pool = self._pool()
@@ -302,8 +302,8 @@ class Provider:
             size = source.stat().st_size
             with source.open("rb") as file:
                 upload = self._upload(pool, f"{self.instance}.{name}", file, size)
-            # A volume is as long as it will be from the start, so one that was cut off looks like a whole one. What
-            # labs share is a copy, which libvirt makes by itself: of the format that it has found the upload to have.
+            # A volume has its full length from the start, so an interrupted upload looks complete. Therefore labs share
+            # a copy, which libvirt makes by itself once the upload is complete, in the format that it detects.
             self._do(failure, _CHANGE_SECONDS, pool.refresh)
             format_ = "qcow2" if source.suffix == ".qcow2" else "raw"
             self._do(failure, _COPY_SECONDS, lambda: pool.createXMLFrom(_volume_xml(name, size, format_), upload))
@@ -311,7 +311,7 @@ class Provider:
             return Path(self._do(failure, _QUESTION_SECONDS, lambda: pool.storageVolLookupByName(name).path()))
 
     def lab_volume(self, name: str, data: bytes) -> Path:
-        """Upload the lab's own file, unless it is there; goes with the lab."""
+        """Upload a file of this lab's own unless it is there already; it is removed with the lab."""
         name = f"{self.instance}.{name}"
         with self._storage:
             pool = self._pool()
@@ -319,7 +319,7 @@ class Provider:
             return there or Path(self._upload(pool, name, io.BytesIO(data), len(data)).path())
 
     def overlay_volume(self, name: str, base: Path, size: int) -> Path:
-        """A qcow2 of `size` bytes over `base`, which is empty unless it is there; goes with the lab."""
+        """Make an empty qcow2 overlay of `size` bytes on `base` unless it exists; it is removed with the lab."""
         name = f"{self.instance}.{name}"
 
         def make() -> Path:
@@ -331,7 +331,7 @@ class Provider:
 
     def _upload(self, pool: Any, name: str, source: BinaryIO, size: int) -> Any:
         failure = f"'{name}' could not be uploaded"
-        # Raw says only that libvirt is not to look into the file; the upload is its whole content.
+        # The format "raw" keeps libvirt from looking into the file; the upload is its whole content.
         volume = self._do(failure, _CHANGE_SECONDS, lambda: pool.createXML(_volume_xml(name, size, "raw")))
         try:
             stream = self._connection.newStream()
@@ -346,13 +346,13 @@ class Provider:
         return volume
 
     def _forget_unused(self, pool: Any) -> None:
-        """Remove what was uploaded of images that no machine here has any more."""
+        """Remove uploaded files of images that no machine here uses any more."""
         volumes = {volume: ET.fromstring(volume.XMLDesc()) for volume in pool.listAllVolumes()}
         used = {path.text for description in volumes.values() for path in description.iterfind("backingStore/path")}
         domains = "".join(domain.XMLDesc() for domain in self._connection.listAllDomains())
         for volume, description in volumes.items():
             age = time.time() - float(description.findtext("target/timestamps/mtime", "inf"))
-            # A new one may be of somebody who is about to use it.
+            # Somebody may be about to use a new one.
             if _BASE.fullmatch(volume.name()) and age > _DAY and volume.path() not in used \
                     and volume.path() not in domains:
                 volume.delete()
@@ -374,7 +374,7 @@ class Provider:
         return self._do(f"The storage pool '{_POOL}' could not be made", _CHANGE_SECONDS, find_or_make)
 
     def volumes(self) -> dict[str, UUID]:
-        """All volumes there that belong to one lab, anybody's: their names, and the lab's id."""
+        """The names of all volumes there that belong to one lab, also of other users, with the lab's id."""
         found = {}
         for name in self._do("libvirt does not say which volumes there are", _QUESTION_SECONDS,
                              lambda: [volume.name() for volume in self._all_volumes()]):
@@ -383,7 +383,7 @@ class Provider:
         return found
 
     def remove_volumes(self, names: Collection[str]) -> None:
-        """Remove volumes, whosever they are."""
+        """Remove volumes by name, also those of other labs."""
         def remove() -> None:
             for volume in self._all_volumes():
                 if volume.name() in names:
@@ -398,11 +398,11 @@ class Provider:
         try:
             return list(self._connection.storagePoolLookupByName(_POOL).listAllVolumes())
         except libvirt.libvirtError:
-            return []  # A room of our own has no pool.
+            return []  # A private room has no pool.
 
 
 def _path_in(pool: Any, name: str) -> Path | None:
-    """Where a volume is, if there is one of that name."""
+    """The path of the volume with this name; None if there is none."""
     return next((Path(volume.path()) for volume in pool.listAllVolumes() if volume.name() == name), None)
 
 
@@ -419,11 +419,11 @@ def _volume_xml(name: str, size: int, format_: str, base: Path | None = None) ->
 
 
 def _metadata(described: Any) -> Any:
-    """What labctl has written into a domain or a network; None where that is nothing."""
+    """labctl's metadata of a domain or network; None if it has none."""
     try:
         return ET.fromstring(described.XMLDesc()).find(f"metadata/{{{NAMESPACE}}}lab")
     except libvirt.libvirtError:
-        return None  # It went away while we looked.
+        return None  # It is gone by now.
 
 
 def _pull_plug(domain: Any) -> None:
@@ -433,7 +433,7 @@ def _pull_plug(domain: Any) -> None:
 
 @contextmanager
 def _may_end() -> Iterator[None]:
-    """For what is done with a machine that may end meanwhile: then there is nothing to do."""
+    """Ignore libvirt's error if the machine has ended meanwhile."""
     try:
         yield
     except libvirt.libvirtError as error:

@@ -1,22 +1,22 @@
 #!/bin/sh
-# The first process of a room: makes a place for libvirtd that nobody else shares, and reaps orphans in it.
+# The first process of a private room: gives libvirtd directories and networks of its own, and reaps orphans.
 #
 #   room-init.sh labctl-room:ID ROOM CACHE SOCKETS MACHINES KVM [CLOSED PATH]... -- [BRIDGE=ADDRESS/PREFIX | BRIDGE=]...
 #
-# ID is the lab's, by which labctl finds its room. It runs as root of fresh user, network, mount and pid namespaces.
-# MACHINES is the user that QEMU runs as, and KVM a further group of it, or nothing. CLOSED is a directory that this user
-# may not enter, on the way to the lab's PATH.
+# labctl finds the room by the lab's ID. The script runs as root of fresh user, network, mount and pid namespaces.
+# MACHINES is the user that QEMU runs as, and KVM an additional group of that user, or empty. CLOSED is a directory that
+# this user may not enter, on the way to the lab's PATH.
 set -eu
 umask 022
 room=$2 cache=$3 sockets=$4 machines=$5 kvm=$6
 shift 6
-# Whoever clears directories of what is old leaves one alone that is locked (tmpfiles.d(5)).
+# Programs that remove old files leave locked directories alone (tmpfiles.d(5)).
 exec 9<"$sockets"
 flock -s 9
 new=$room/new
 mkdir -p "$new"
 
-# A directory with nothing but the lab's paths takes the place of one that the machines' user may not enter.
+# Replace each directory that the machines' user may not enter by one that contains only the lab's paths.
 closed=
 while [ "$1" != -- ]; do
     if [ "$1" != "$closed" ]; then
@@ -31,8 +31,8 @@ done
 if [ -n "$closed" ]; then mount -n --move "$new" "$closed"; fi
 shift
 
-# A directory of our own in place of DIR: what was there is still there, through links. It is made aside, since the room
-# itself may be below DIR.
+# Replace DIR by a directory of our own, with links to what was there. It is built elsewhere and then moved, since the
+# lab's own files may be below DIR.
 shadow() {
     mount -t tmpfs -o mode=0755 labctl "$new"
     mkdir "$new/.outside" "$new/libvirt"
@@ -47,16 +47,16 @@ for directory in lib log; do
 done
 mkdir -p "$cache"
 mount --bind "$cache" /var/cache/libvirt
-# libvirt reads the state of its bridges there; an old kernel may refuse a second mount, and it copes.
+# libvirt reads the state of its bridges in /sys. An old kernel may refuse the mount; libvirt works without it.
 mount -t sysfs sysfs /sys 2>/dev/null || true
 
-# Debian's libvirt looks its own user up before it reads which one it is told to use. It gives a machine the groups that
-# /etc/group has for its user, and no others of whoever started the room.
+# Debian's libvirt looks up its default user before it reads which one to use. A machine gets only the groups that
+# /etc/group lists for its user, not those of the user who started the room.
 rm /etc/passwd /etc/group
 { cat /etc/.outside/passwd && echo 'libvirt-qemu:x:0:0::/:/bin/false'; } >/etc/passwd
 { cat /etc/.outside/group && echo 'libvirt-qemu:x:0:' && if [ -n "$kvm" ]; then echo "labctl-kvm:x:$kvm:root"; fi; } >/etc/group
 
-# A request about a machine that hangs keeps a place and a worker for as long as that takes: there are enough for others.
+# A request about a hanging machine occupies a client's slot and a worker until it ends, so there are plenty of both.
 cat >/etc/libvirt/libvirtd.conf <<CONF
 max_client_requests = 100
 max_workers = 100
@@ -64,8 +64,8 @@ unix_sock_dir = """$sockets"""
 unix_sock_rw_perms = "0700"
 auth_unix_rw = "none"
 CONF
-# Without 'cpu-unavailable-features' libvirt asks each new machine for all features of its processor at once, and not in
-# 250 questions, which take a third of a second.
+# If QEMU seems to lack 'cpu-unavailable-features', libvirt asks each new machine for all features of its processor at
+# once, not in 250 questions, which would take a third of a second.
 cat >/etc/libvirt/qemu.conf <<CONF
 user = "+$machines"
 group = "+$machines"
@@ -85,7 +85,7 @@ for bridge in "$@"; do
     ip link set "${bridge%%=*}" up
 done
 
-# Keep the end of each console's log that has grown too large: a guest may write without end. QEMU appends to them.
+# Cut each console's log that grows too large to its end, since a guest may write without limit. QEMU appends to them.
 trim() {
     find "$1" -name '*.log' -size +"$2" | while read -r log; do
         tail -c 1M "$log" >"$log.end" && : >"$log" && cat "$log.end" >>"$log"
@@ -94,6 +94,6 @@ trim() {
 }
 while sleep 30; do trim "$room/../consoles" 64M; done 2>/dev/null &
 
-# Not exec: as process 1 libvirtd would not reap the QEMUs it has detached, and would wait 40 s for each to go.
+# Not exec: as process 1 libvirtd would not reap detached QEMUs, and would wait 40 s for each of them to end.
 libvirtd -f /etc/libvirt/libvirtd.conf &
 wait $!

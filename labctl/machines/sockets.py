@@ -1,8 +1,8 @@
 """The directory of a lab's sockets.
 
-It is apart from the lab's other files, since a socket's path has room for 107 bytes only (unix(7)), and neither in
-XDG_RUNTIME_DIR, which goes with the user's last login, nor anywhere else that the environment says: it stays where it
-is from one command to the next. A lab's room holds a lock on it, so that whoever clears /tmp of what is old leaves it.
+It is apart from the lab's other files because a socket's path has room for 107 bytes only (unix(7)). It is not in
+XDG_RUNTIME_DIR, which disappears with the user's last login, and does not depend on the environment, so that every
+command finds it. A lab's room holds a lock on it, so that programs that clean up /tmp leave it alone (tmpfiles.d(5)).
 """
 
 import os
@@ -17,35 +17,35 @@ from labctl.base.errors import LabError
 
 _TEMPORARY = Path("/tmp")
 _LAB = "lab"
-"""A file with the path of the lab's directory: whose sockets they are."""
+"""A file with the path of the lab's directory, which tells whose sockets these are."""
 
 
 def place(instance: UUID) -> Path:
-    """Where an instance of a lab has its sockets."""
+    """The directory for the sockets of a lab's instance."""
     return _root() / instance.hex[:12]
 
 
 def make(directory: Path, lab: Path) -> None:
-    """Make the directory for sockets of the lab in `lab`, if it is not there. Raises LabError if it is not ours."""
+    """Make the directory for the sockets of the lab in `lab` unless it exists. Raises LabError if it is not ours."""
     for each in (directory.parent, directory):
         each.mkdir(exist_ok=True, mode=0o700)
         status = each.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise LabError(f"'{each}' is somebody else's, and labctl needs it for sockets.",
-                           hint="Whoever has made it, or root, has to remove it.")
+                           hint="Its owner or root has to remove it.")
         if status.st_mode & 0o077:
             raise LabError(f"The directory '{each}' is open to others.", hint=f"'chmod 700 {each}' closes it.")
     (directory / _LAB).write_text(str(lab))
 
 
 def remove(directory: Path, lab: Path) -> None:
-    """Remove it, if it is what `make` has made for the lab in `lab`."""
+    """Remove the directory if `make` made it for the lab in `lab`."""
     if whose(directory) == lab:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def whose(directory: Path) -> Path | None:
-    """The directory of the lab that has its sockets there; None for what is no directory for sockets."""
+    """The directory of the lab whose sockets are there; None if it is not a directory for sockets."""
     try:
         return Path((directory / _LAB).read_text()) if directory.parent == _root() else None
     except OSError:
@@ -53,12 +53,12 @@ def whose(directory: Path) -> Path | None:
 
 
 def directories() -> Iterator[Path]:
-    """All of this user's."""
+    """All directories for sockets of this user."""
     return _root().glob("[0-9a-f]*")
 
 
 def serial(directory: Path, address: IPv4Address) -> Path:
-    """The socket of the second serial port of the node whose first address this is."""
+    """The socket of the second serial port of the node with this first address."""
     return directory / f"{address}.serial"
 
 

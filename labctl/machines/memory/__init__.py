@@ -1,1 +1,1 @@
-"""What a machine had in its memory when it was saved, and how it goes on from that. Part of the room `machines`."""
+"""Saving machines' memory, and starting machines from it. Part of the room `machines`."""

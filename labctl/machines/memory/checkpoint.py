@@ -1,13 +1,12 @@
-"""The state of a whole lab, memory and disks of all its machines, kept to go back to.
+"""Checkpoints: the state of a whole lab, memory and disks of all its machines.
 
-Saving holds all machines still at the same moment and writes their memory; then each goes on from it with a new
-overlay, and what it had written by then is a layer that nobody changes any more. A layer names the one below by a
-relative path, and files are shared by hard links, so that the directory of a lab and that of a checkpoint are each
-complete by themselves.
+Saving holds all machines still at one moment and writes their memory. Each machine then goes on with a new overlay; its
+disk up to that moment has become a layer, which no longer changes. A layer names the one below it by a relative path,
+and files are shared by hard links, so a lab's directory and a checkpoint's directory are each complete by themselves.
 
-A checkpoint may be somebody else's, or damaged. So names are checked before they become paths, only regular files are
-read, a disk has nothing below it but layers of the checkpoint and the lab's image, and what libvirt is told to start
-follows from the plan alone.
+A checkpoint may come from somebody else, or be damaged. So names are checked before they become paths, only regular
+files are read, a disk is based only on layers of the checkpoint and the lab's image, and libvirt's XML follows from the
+plan alone.
 """
 
 import os
@@ -39,11 +38,11 @@ _LONGEST_FILE = 2**20
 _SAVING = "saving"
 """The directory of a lab in which its checkpoint is put together."""
 _DISK_SHARE = 1.1
-"""Room on the disk for each byte of the machines' memory: its pages are written as they are, and a little beside."""
+"""The disk space needed per byte of the machines' memory, which is written uncompressed, with some overhead."""
 _LARGEST_OTHER = 2**26
-"""Bytes of a seed, or of a console's copy, that are read back."""
+"""The most bytes of a seed or a console's copy that are read back."""
 _COPYING = ".saving-"
-"""Begins the name of a copy to another file system, and goes on with the name of the lab whose lock its writer has."""
+"""Begins the name of a copy to another file system; the name of the lab, whose lock the writer holds, follows."""
 _REMOVING = ".removing-"
 _LEFT = re.compile(rf"{re.escape(_COPYING)}(?P<lab>.+)|{re.escape(_REMOVING)}.+", re.DOTALL)
 
@@ -57,7 +56,7 @@ class Saved(Model):
     """The name of its topmost layer."""
     memory_checksum: str
     ahead: FiniteFloat
-    """Seconds by which its clock was ahead of ours."""
+    """By how many seconds its clock was ahead of ours."""
 
 
 class Checkpoint(Model):
@@ -68,12 +67,12 @@ class Checkpoint(Model):
     """When the machines were held still."""
     note: str
     trouble: str = ""
-    """Why it did not serve; empty if it did."""
+    """Why the lab did not serve; empty if it did."""
     key: dict[str, str]
-    """What has to be the same for the machines to go on, by what it is called: `image`, `processor` and so on."""
+    """Values that have to be the same when the machines go on, by name: `image`, `processor` and so on."""
     nodes: dict[Name, Saved]
     layer_checksums: dict[LayerName, str]
-    """Of all layers that the nodes' disks are made of, by name."""
+    """The checksums of all layers of the nodes' disks, by name."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -86,12 +85,12 @@ class Checkpoint(Model):
 
 def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str, float], note: str = "",
          trouble: str = "") -> dict[str, float]:
-    """Save a running lab as the checkpoint `home`, in place of the one that was there.
+    """Save a running lab as the checkpoint `home`, replacing an earlier one.
 
-    `ahead` says by how many seconds each node's clock is ahead of ours. The machines are held still while their memory
-    is written, and go on then. Returns by how many seconds the clock of each is late. Raises LabError, and leaves
-    nothing but the lab as it was. A signal to end labctl interrupts it when the machines go on. The lab is to be
-    released (see `hold`) by the caller.
+    `ahead` is by how many seconds each node's clock is ahead of ours. The machines are held still while their memory is
+    written, and then go on. Returns by how many seconds each node's clock is late then. After a LabError the lab is as
+    before, and nothing is left. A signal to end labctl takes effect once the machines go on. The caller has to release
+    the lab (see `hold`).
     """
     plan, lab = machines.plan, machines.directory
     states = machines.provider.states()
@@ -131,15 +130,15 @@ def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str
 
 
 def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], machines: Machines) -> dict[str, float]:
-    """Start nodes of a lab, none of which exists now, as they were saved; they go on together.
+    """Start nodes of a lab as they were saved; they have no machines now, and go on together.
 
-    What is saved has been verified. Returns by how many seconds the clock of each is late, which stood still meanwhile.
-    Raises LabError if a machine does not start; some of the others may be there then.
+    The checkpoint has to be verified first. Returns by how many seconds each node's clock, which stood still since, is
+    late. Raises LabError if a machine does not start; others may have started then.
     """
     lab = machines.directory
     try:
         with suppress(OSError):
-            os.utime(home)  # So it was used, and others are older.
+            os.utime(home)  # Notes the time of its last use, for `sweep`.
         for kind in ("disks", "seeds", "consoles"):
             (lab / kind).mkdir(exist_ok=True)
         for name in checkpoint.layer_checksums:
@@ -150,14 +149,14 @@ def restore(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], ma
         of_each(nodes, lambda node: hold.start(machines, node, _memory(home, node), checkpoint.nodes[node.name].disk))
     except OSError as error:
         raise LabError(f"What is saved of the lab '{checkpoint.lab}' cannot go on: {_said(error)}.") from None
-    # Measured before the first one goes on, as before the first one was held still: it is the same for all.
+    # Taken once, before the first machine goes on, as `made` was before the first one was held still.
     still = (datetime.now().astimezone() - checkpoint.made).total_seconds()
     machines.provider.resume()
     return {node.name: still - checkpoint.nodes[node.name].ahead for node in nodes}
 
 
 def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], image: Path) -> None:
-    """Raise LabError if what is to be read back of nodes is not what was written, or is of no use with this image."""
+    """Raise LabError if the saved files of nodes are damaged, or do not belong to this image."""
     def check(node: PlannedNode) -> None:
         if saveimage.checksum(_memory(home, node)) != checkpoint.nodes[node.name].memory_checksum:
             raise LabError(f"The memory of '{node.name}' is not what was saved.")
@@ -169,7 +168,7 @@ def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], ima
             layer = home / "disks" / name
             below = qcow2.backing_file(layer)
             if below not in checkpoint.layer_checksums and Path(below).resolve() != image.resolve():
-                raise LabError(f"The disk '{name}' is over '{below}', which is no part of what was saved.")
+                raise LabError(f"The disk '{name}' is based on '{below}', which is no part of what was saved.")
             if files.checksum(layer) != known:
                 raise LabError(f"The disk '{name}' is not what was saved.")
     except OSError as error:
@@ -177,7 +176,7 @@ def verify(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode], ima
 
 
 def load(home: Path) -> Checkpoint | None:
-    """The checkpoint in a directory, if there is one. Raises LabError where it cannot be read."""
+    """The checkpoint in a directory; None if there is none. Raises LabError if it cannot be read."""
     try:
         with (home / _FILE).open("rb") as file:
             text = file.read(_LONGEST_FILE + 1)
@@ -189,17 +188,17 @@ def load(home: Path) -> Checkpoint | None:
 
 
 def forget_unfinished(lab: Path) -> None:
-    """Remove what a labctl that was killed had put together of a checkpoint of the lab in a directory."""
+    """Remove the unfinished checkpoint that a killed labctl left in a lab's directory."""
     shutil.rmtree(lab / _SAVING, ignore_errors=True)
 
 
 def differences(checkpoint: Checkpoint, key: dict[str, str]) -> list[str]:
-    """What is not as it was when the checkpoint was made."""
+    """The names of the key's values that differ from those when the checkpoint was made."""
     return [what for what in key if checkpoint.key.get(what) != key[what]]
 
 
 def size(home: Path) -> int:
-    """Bytes on the disk that go when it is removed: files that something else has as well do not count."""
+    """The bytes on disk that removing the checkpoint would free; files with other hard links do not count."""
     total = 0
     for path in home.rglob("*"):
         with suppress(OSError):  # It may be removed meanwhile.
@@ -211,9 +210,9 @@ def size(home: Path) -> int:
 
 def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gib: float | None = None,
           dry: bool = False) -> list[Path]:
-    """Remove checkpoints that were not used for `days`, then the least recently used until they take `gib` GiB.
+    """Remove checkpoints not used for `days`, then the least recently used until the rest take at most `gib` GiB.
 
-    Those in use stay. Returns what was removed, or would be if this were not `dry`.
+    Those in `in_use` stay. Returns the removed ones; with `dry`, those that would be removed.
     """
     used = {path: seconds for path in root.glob("[!.]*") if path.is_dir() and (seconds := _used(path))}
     homes = sorted(used, key=lambda home: used[home])
@@ -229,12 +228,12 @@ def sweep(root: Path, in_use: Collection[Path], *, days: float | None = None, gi
 
 
 def leftovers(root: Path) -> dict[Path, str | None]:
-    """What a labctl that was killed left of checkpoints, by the lab that one may still be at work for."""
+    """Directories that a killed labctl left of checkpoints, each with the lab for which one may still be at work."""
     return {path: match["lab"] for path in root.glob(".*") if (match := _LEFT.fullmatch(path.name))}
 
 
 def remove(home: Path) -> None:
-    """Remove a checkpoint, if it is there. Its layers stay wherever else they are used."""
+    """Remove a checkpoint if it exists. Layers that others use stay there."""
     aside = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
     with suppress(FileNotFoundError):
         home.rename(aside)
@@ -245,7 +244,7 @@ def remove(home: Path) -> None:
 
 
 def _used(home: Path) -> float | None:
-    """When a checkpoint was used last, in seconds since 1970; None for one that is gone by now."""
+    """When a checkpoint was last used, in seconds since 1970; None if it is gone by now."""
     try:
         return home.stat().st_mtime
     except OSError:
@@ -262,7 +261,7 @@ def _need_space(plan: Plan, directories: Collection[Path]) -> None:
 
 
 def _below(disks: Path, layers: Iterable[str]) -> set[str]:
-    """Layers and all that are below them in the same directory, by name."""
+    """The names of layers and of all layers below them in the same directory."""
     found: set[str] = set()
     for layer in layers:
         name = layer
@@ -273,7 +272,7 @@ def _below(disks: Path, layers: Iterable[str]) -> set[str]:
 
 
 def _put(work: Path, home: Path, lab: str) -> None:
-    """Give a checkpoint that is complete its name, under which there is one at every moment if there was one before."""
+    """Move a complete checkpoint to its place, where an earlier one stays until the new one is ready to be renamed."""
     old = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
     near = home.with_name(f"{_COPYING}{lab}")
     try:
@@ -290,7 +289,7 @@ def _put(work: Path, home: Path, lab: str) -> None:
 
 
 def _check_files(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> None:
-    """Raise LabError unless all that is to be read of a checkpoint is there, in files of its own."""
+    """Raise LabError unless all files to be read of a checkpoint exist and are regular files."""
     for node in nodes:
         if node.name not in checkpoint.nodes:
             raise LabError(f"The node '{node.name}' is no part of what was saved.")
@@ -303,7 +302,7 @@ def _check_files(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode
 
 
 def _others(node: PlannedNode) -> list[str]:
-    """The files of a node that are kept beside its memory and disk."""
+    """A node's files in a checkpoint other than its memory and disk."""
     return [f"seeds/{node.name}.iso", f"consoles/{node.name}.log"]
 
 

@@ -1,9 +1,9 @@
-"""A lab's machines are held still while their memory is written, and go on from there.
+"""Holding a lab's machines still while their memory is written, also if labctl is killed meanwhile.
 
-libvirt ends a machine whose memory it writes, so for some seconds all there is of it is a file. A directory of the
-lab's, `held`, exists from before the first machine is held still until after the last one goes on. Wherever labctl is
-killed in between, what is in that directory is enough for `thaw`: a node that has no machine goes on from its memory
-there. Before the machines go on, the memories leave the directory, since they are the past from then on.
+libvirt ends a machine when it writes the machine's memory, so for some seconds the machine exists only as a file. The
+lab's directory `held` exists from before the first machine is held still until after the last one goes on. If labctl is
+killed in between, `thaw` needs no more than this directory: each node without a machine goes on from its memory there.
+Before the machines go on, their memory is moved out of the directory, since it is outdated from then on.
 """
 
 import shutil
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machines:
-    """A lab's machines, in a room of its own."""
+    """A lab's machines, in a private room."""
 
     plan: Plan
     directory: Path
-    """The lab's."""
+    """The lab's directory."""
     provider: "Provider"
     xml: Callable[[PlannedNode], str]
-    """What libvirt is told of a node, by the plan alone."""
+    """Returns a node's libvirt XML, which follows from the plan alone."""
 
     def disk(self, node: PlannedNode) -> Path:
-        """The topmost layer of a node's disk, which its machine writes to."""
+        """The topmost layer of a node's disk, to which its machine writes."""
         return self.directory / "disks" / f"{node.name}.qcow2"
 
 
@@ -47,7 +47,7 @@ def is_held(lab: Path) -> bool:
 
 
 def release(lab: Path) -> None:
-    """Say that the machines of a lab go on, or that nothing of what they were is wanted any more."""
+    """Declare that a lab's machines go on, or that their held memory is not needed any more."""
     shutil.rmtree(_held(lab), ignore_errors=True)
 
 
@@ -55,14 +55,14 @@ def write(machines: Machines, memory: Mapping[str, Path],
           meanwhile: Callable[[], None]) -> tuple[dict[str, str], float]:
     """Hold all machines still, write the memory of each to a file, and let them go on.
 
-    `meanwhile` is done while nothing changes. Returns the names of the layers that the nodes' disks have become, and
-    for how many seconds the machines were held still. Raises LabError or OSError; they go on then as well. The lab
-    counts as held until it is released, which is for somebody who has seen that it serves.
+    `meanwhile` is called while they are held still. Returns the names of the layers that the nodes' disks have become,
+    and for how many seconds the machines were held still. Raises LabError or OSError; the machines go on then as well.
+    The lab counts as held until the caller, having seen that it serves, releases it.
     """
     token = uuid4().hex[:8]
     held = _held(machines.directory)
     files = {node.name: held / f"{node.name}.{token}.memory" for node in machines.plan.nodes}
-    # Made while there is room on the disk, and while the machines still run.
+    # The overlays are made first: the disk still has room, and the machines still run.
     of_each(machines.plan.nodes, lambda node: qcow2.overlay(
         _next(machines, files[node.name]), _layer(files[node.name]), qcow2.virtual_size(machines.disk(node))))
     held.mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ def write(machines: Machines, memory: Mapping[str, Path],
 
 
 def thaw(machines: Machines) -> None:
-    """Let the machines of a lab go on that were held still when labctl was killed. Raises LabError."""
+    """Let machines go on that were held still when labctl was killed. Raises LabError."""
     try:
         _bring_back(machines)
         for left in [*_held(machines.directory).iterdir(), *(machines.directory / "disks").glob(".*.next")]:
@@ -94,7 +94,7 @@ def thaw(machines: Machines) -> None:
 
 
 def start(machines: Machines, node: PlannedNode, memory: Path, layer: str) -> None:
-    """Start a node, which has no disk, from memory, held still; `layer` has what it had written by then.
+    """Start a node from memory, paused, with a new disk on top of `layer`, which is its disk as it was saved.
 
     Raises LabError or OSError.
     """
@@ -110,7 +110,7 @@ def _restore(machines: Machines, node: PlannedNode, memory: Path) -> None:
 
 
 def _bring_back(machines: Machines) -> None:
-    """Start those that have no machine as they were saved."""
+    """Start the nodes that have no machine as they were saved, paused."""
     def bring_back(node: PlannedNode) -> None:
         memory = next(filter(saveimage.is_whole, _held(machines.directory).glob(f"{node.name}.*.memory")), None)
         if memory is None:
@@ -123,7 +123,7 @@ def _bring_back(machines: Machines) -> None:
             new.rename(disk)
         _restore(machines, node, memory)
 
-    # libvirt may still be at what a labctl asked it for that was killed, or that waits no longer.
+    # libvirt may still be busy for a labctl that was killed or gave up waiting.
     machines.provider.settle()
     there = machines.provider.states()
     of_each([node for node in machines.plan.nodes if node.name not in there], bring_back)
@@ -134,10 +134,10 @@ def _held(lab: Path) -> Path:
 
 
 def _layer(memory: Path) -> str:
-    """What the disk of a machine is called once its memory is written, and nobody changes it any more."""
+    """The name of a machine's disk after its memory is written, when the disk no longer changes."""
     return f".{memory.stem}.qcow2"
 
 
 def _next(machines: Machines, memory: Path) -> Path:
-    """The overlay with which a machine will go on."""
+    """The overlay to which a machine will write once it goes on."""
     return machines.directory / "disks" / f".{memory.stem}.next"

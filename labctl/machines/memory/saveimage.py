@@ -1,8 +1,8 @@
-"""The files that libvirt saves machines to. The only module that knows their format (libvirt's qemu_saveimage.h).
+"""The files to which libvirt saves machines; the only module that knows their format (libvirt's qemu_saveimage.h).
 
-A file begins with a header of fixed size. The machine's XML follows, with 64 KiB after it to be replaced in, then the
-stream of QEMU's that is the memory. The XML says what libvirt starts, down to the program. So the one in a file is
-never used: whoever wants a machine back gives the file the XML that follows from the plan.
+A file begins with a header of fixed size. The machine's XML follows, padded with 64 KiB so that it can be replaced, and
+then QEMU's stream, which contains the memory. The XML decides what libvirt starts, even which program. So labctl never
+uses the XML in a file: it first replaces it by the XML that follows from the plan.
 """
 
 import os
@@ -14,19 +14,19 @@ from labctl.base import files
 from labctl.base.errors import LabError
 
 _HEADER = struct.Struct("=16s5I56x")
-"""Magic, version, bytes of XML and what follows it, whether the machine ran, format, where the cookie begins."""
+"""Magic, version, bytes of the XML with its padding, whether the machine ran, format, offset of the cookie."""
 _MAGIC = b"LibvirtQemudSave"
-"""libvirt writes another one until the file is complete."""
+"""libvirt writes another magic until the file is complete."""
 _VERSION = 2
 _AS_IT_IS = 0
 """The format of a stream that is neither compressed nor sparse."""
 _NO_COOKIE = 0
-"""A cookie has what libvirt found out about the machine's processor; it finds that out again."""
+"""The cookie describes the machine's processor; without it libvirt finds that out again."""
 _LONGEST_XML = 2**20
 
 
 def is_whole(image: Path) -> bool:
-    """Whether a file is there and was written to its end."""
+    """Whether a file exists and is complete."""
     try:
         with image.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
@@ -35,15 +35,15 @@ def is_whole(image: Path) -> bool:
 
 
 def checksum(image: Path) -> str:
-    """The checksum of the memory in a file, whatever XML is before it. Raises LabError, OSError."""
+    """The checksum of the memory in a file, without the XML before it. Raises LabError, OSError."""
     with image.open("rb") as file:
         return files.checksum(image, _HEADER.size + _room(file, image))
 
 
 def give(image: Path, xml: str) -> None:
-    """Make the memory in a file that of the machine `xml`. Raises LabError, OSError.
+    """Replace the XML in a file, so that its memory belongs to the machine `xml`. Raises LabError, OSError.
 
-    It may be done again where it was cut short.
+    After an interruption it can be repeated.
     """
     with image.open("r+b") as file:
         room = _room(file, image)
@@ -54,7 +54,7 @@ def give(image: Path, xml: str) -> None:
 
 
 def _room(file: BinaryIO, image: Path) -> int:
-    """Bytes between the header and the stream. Raises LabError for what libvirt has not written."""
+    """The number of bytes between the header and the stream. Raises LabError if libvirt did not write the file."""
     header = file.read(_HEADER.size)
     if len(header) == _HEADER.size:
         magic, version, room, _, format_, _ = _HEADER.unpack(header)

@@ -1,9 +1,9 @@
-"""Nodes that start from the memory of a machine that has booted already, as far as it can without knowing who it is.
+"""Templates: nodes start from the memory of a machine that has already booted, as far as it can without an identity.
 
-Under TCG a boot costs tens of seconds, and most of it is the same for every node. So one machine per image and size
-boots with no network and no seed, and is saved, memory and disk, once its image says that it waits for an identity.
-A node is that memory with a disk of its own on top of the saved one; its interfaces and its seed are plugged in,
-which is what the guest waits for. The memory depends on no lab and is kept in the cache.
+Under TCG a boot takes tens of seconds, and most of it is the same for every node. So one machine per image and size
+boots without network and seed, and is saved, memory and disk, once its guest says that it waits for an identity. A node
+starts from that memory, with a disk of its own on top of the saved one; then its interfaces and its seed, for which the
+guest waits, are plugged in. The memory does not depend on any lab, and is kept in the cache.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from labctl.machines.provider import Provider
 
 _GENERIC = ".generic"
-"""The part of the lab that is booted to be saved; no node can have that name."""
+"""The name, in the lab, of the machine that is booted to be saved; no node can have it."""
 _WAITS = b"labctl: waiting for an identity"
 _KNOWS = b"labctl: this machine has an identity"
-"""What the image says on the console; see the recipes in cloud-init/images."""
+"""What the guest prints on its console; see the recipes in cloud-init/images."""
 _MAKE_SECONDS = 40
 _START_SECONDS = 15
 _MAKING = ".making-"
 _CONSOLE_BYTES = 2**18
-"""Of the end of a console, looked through ten times a second."""
+"""How much of a console's end is searched, ten times a second."""
 _KEPT = 4
-"""Memories in the cache; each takes 200 to 300 MB."""
+"""How many templates the cache keeps; each takes 200 to 300 MB."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Template:
 
 def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider", lab: Path,
             patience: float, progress: Progress) -> Template:
-    """The machine that `node` can start from; it is booted if there is none yet. The files are the lab's to keep.
+    """The template for `node`, made first if there is none. Its files get names in the lab's directory, for its use.
 
     `patience` is the factor on deadlines. Raises LabError.
     """
@@ -74,7 +74,7 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
                 shutil.rmtree(path, ignore_errors=True)
             disks = lab / "disks"
             disks.mkdir(exist_ok=True)
-            # The lab's own names for the files: it does not mind what becomes of the cache.
+            # With names of its own for the files, the lab does not depend on the cache.
             return Template(files.adopt(home / "disk.qcow2", disks / f".{key}.qcow2"),
                           files.adopt(home / "memory", disks / f".{key}.memory"))
     except Timeout:
@@ -86,7 +86,7 @@ def prepare(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider:
 def start(template: Template, xml: str, node: str, provider: "Provider", console: Path, patience: float) -> None:
     """Start a machine from memory and wait until it knows who it is. Raises LabError."""
     bare, late = split(xml)
-    # libvirt finds a machine's name and UUID in the file, and may open it more than once: so each node has its own.
+    # libvirt reads the machine's name and UUID from the file, and may open it more than once, so each node has its own.
     memory = template.memory.with_name(f".{node}.memory")
     try:
         files.copy(template.memory, memory)
@@ -102,14 +102,14 @@ def start(template: Template, xml: str, node: str, provider: "Provider", console
 
 
 def forget(template: Template) -> None:
-    """Drop from the cache what a machine could not start from, so that it is made anew next time."""
+    """Remove from the cache a template from which a machine could not start, so that it is made anew next time."""
     shutil.rmtree(_root() / template.disk.stem.lstrip("."), ignore_errors=True)
 
 
 def sweep(*, dry: bool = False) -> list[Path]:
-    """Remove what a labctl that was killed left of a template, unless one is being made; `dry` only looks.
+    """Remove unfinished templates that a killed labctl left, unless one is being made now; with `dry`, only look.
 
-    Returns what that is.
+    Returns their directories.
     """
     root = _root()
     found: list[Path] = []
@@ -157,7 +157,7 @@ def _generic_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, ac
 
 
 def _key(plan: Plan, node: PlannedNode, accel: Accel, image: Image, provider: "Provider") -> str:
-    """All that memory has to have in common with the machine it is given to."""
+    """The digest of everything that a template and the machines started from it have in common."""
     anywhere = Path("/")
     disks = Disks(anywhere, anywhere, anywhere, anywhere, image.media, anywhere)
     xml = _generic_xml(plan.model_copy(update={"lab": ""}), UUID(int=0), node, disks, accel, image)

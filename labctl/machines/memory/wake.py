@@ -1,7 +1,7 @@
-"""What a node that was saved says first once it goes on, at a serial port and not by SSH.
+"""Asking a restored node its first question, at a serial port instead of by SSH.
 
-Whatever a restored machine does, it does for the first time: under TCG a login alone takes it a second of the
-processor. So a shell waits in its memory for the question. It answers one, and is gone.
+A restored machine does everything for the first time, which is slow under TCG: a login alone takes a second of
+processor time. So a shell waits in its memory for a question; it answers one, and ends.
 """
 
 import socket
@@ -14,7 +14,7 @@ from labctl.base.wait import Deadline, pieces
 
 _LONGEST_ANSWER = 2**20
 _WAITS = "/run/labctl-waits"
-"""Has the number of the process that waits."""
+"""The guest's file with the id of the waiting process; empty once the question has come."""
 
 WAIT = f"""\
 set -e
@@ -26,30 +26,29 @@ if [ -s {_WAITS} ]; then read -r before <{_WAITS}; kill "$before" || true; fi
     echo $! >{_WAITS}
 )
 """
-"""A script for a node that is going to be saved.
+"""A script for a node that is going to be saved; it starts a bash that waits for the question.
 
-It is bash that waits, since it can open connections without a program. Of two that wait each would read a part of the
-question. A port that is the terminal of a session's leader is hung up at its end, for whoever waits there by then. So
-it is opened in a subshell, as sshd's child is a leader; and it is not bash's standard input, of which bash would make
-its terminal.
+It is bash because that can open connections without another program. An earlier one is ended, since each of two would
+read a part of the question. The port must not become the terminal of a session leader: it would be hung up, for
+whoever waits there, when that leader ends. So it is opened in a subshell, since sshd's child is a session leader, and
+it is not bash's standard input, which bash would make its terminal.
 """
 
 
 def put_forward(late: float) -> str:
-    """A shell command for a clock that is late by so many seconds.
+    """A shell command that puts the clock forward by `late` seconds.
 
-    It is told by how much because the hardware's clock would not do: it counts whole seconds, and QEMU's may be up to
-    one behind. A node that follows another one's clock could then wait for five minutes before it believes in a
-    difference.
+    Setting the clock from the hardware clock would not do: that counts whole seconds, and QEMU's may be up to one second
+    behind. An NTP client could then take five minutes before it trusts such a difference.
     """
     return f"date -us '{late:+.3f} seconds'"
 
 
 def ask(port: Path, question: str, late: float, seconds: float) -> str:
-    """What the node behind a serial port answers to a line of shell commands; its clock is put forward after them.
+    """Send a line of shell commands to the node behind a serial port, and return their output.
 
-    They should start as few programs as can be, and no subshells: a restored machine takes a third of a second of the
-    processor for the former and an eighth for the latter. Raises Unreachable if there is no answer within `seconds`.
+    After them the node's clock is put forward by `late` seconds. The commands should start few programs and no
+    subshells, which are slow on a restored machine. Raises Unreachable if there is no answer within `seconds`.
     """
     end = f"={uuid4().hex}=\n".encode()
     answer = bytearray()
@@ -58,7 +57,7 @@ def ask(port: Path, question: str, late: float, seconds: float) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
             connection.connect(str(port))
-            # What is done last takes the place of the shell, and says that all is done.
+            # The last command replaces the shell, and its output marks the end.
             connection.sendall(f"{question}; exec {put_forward(late)} +".encode() + end)
             for piece in pieces(deadline):
                 connection.settimeout(piece + 0.01)
