@@ -38,7 +38,7 @@ it is not bash's standard input, which bash would make its terminal.
 def put_forward(late: float) -> str:
     """A shell command that puts the clock forward by `late` seconds.
 
-    Setting the clock from the hardware clock would not do: that counts whole seconds, and QEMU's may be up to one second
+    Setting the clock from the hardware clock would not do: that counts whole seconds, and QEMU's may be one second
     behind. An NTP client could then take five minutes before it trusts such a difference.
     """
     return f"date -us '{late:+.3f} seconds'"
