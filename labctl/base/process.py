@@ -7,8 +7,8 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeAlias
@@ -111,6 +111,48 @@ def first_line(argv: Sequence[str | Path], said: str, timeout: float) -> str:
         finally:
             process.kill()
     return _text(printed).partition("\n")[0].strip()
+
+
+class Dialogue:
+    """A program that is talked to while it runs, line by line."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._printed = b""
+        self.over = False
+        """Whether it has closed its output."""
+
+    def say(self, line: str) -> None:
+        """Say a line to the program; nothing where it does not listen any more."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError):
+            os.write(self._process.stdin.fileno(), f"{line}\n".encode())
+
+    def hear(self, seconds: float) -> list[str]:
+        """The lines that the program has printed, as soon as there is one; none where there is none in this time."""
+        assert self._process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                return []
+        block = os.read(self._process.stdout.fileno(), _BLOCK)
+        self.over = not block
+        *lines, self._printed = (self._printed + block)[-_MOST:].split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+
+@contextmanager
+def dialogue(argv: Sequence[str | Path]) -> Iterator[Dialogue]:
+    """Talk to a program, which is ended at the end of the block; what it says to stderr is lost.
+
+    Raises CommandError if the program is missing.
+    """
+    with _start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                start_new_session=True) as process:
+        try:
+            yield Dialogue(process)
+        finally:
+            process.terminate()
 
 
 def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mapping[str, str],

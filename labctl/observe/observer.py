@@ -86,7 +86,7 @@ class Observer:
 
         `host` is what the Host header says, `start` the node they come from (the client), `source` the address.
         """
-        first = self._fresh_ports(count)
+        first = self.fresh_ports(count)
         asking = self._asker("sample", address, port, host, REQUEST_SECONDS, source or "", first, count)
         lines = self.says(start or self.client_node.name, asking).splitlines()
         answers = [line.partition(" ") for line in lines]
@@ -112,7 +112,7 @@ class Observer:
         return next(interface.address for interface in self.plan.node(node).interfaces
                     if interface.network in networks)
 
-    def _fresh_ports(self, count: int) -> int:
+    def fresh_ports(self, count: int) -> int:
         """The first of `count` local ports that no check has used for some minutes.
 
         IPVS remembers a connection for two minutes after its end and, in direct routing, sends a new one from the
@@ -190,7 +190,7 @@ class Observer:
     @contextmanager
     def holding(self, address: IPv4Address, port: int, count: int) -> Iterator[list[int]]:
         """Open connections one after the other and keep them; gives their local ports."""
-        first = self._fresh_ports(count)
+        first = self.fresh_ports(count)
         ports = list(range(first, first + count))
         opening = (f"for local in {' '.join(map(str, ports))}; do "
                    f"sleep 60 2>/dev/null | nc -p $local {address} {port} >/dev/null 2>&1 & "

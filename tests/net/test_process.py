@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from labctl.base.each import of_each
-from labctl.base.process import CommandError, first_line, relay, run
+from labctl.base.process import CommandError, dialogue, first_line, relay, run
 
 
 def test_a_program_that_talks_on_is_ended_after_its_first_line(tmp_path: Path) -> None:
@@ -91,3 +91,16 @@ def test_a_program_that_is_relayed_has_a_deadline() -> None:
         relay(["sh", "-c", "echo early; exec sleep 60"], said.append, said.append, timeout=0.5)
     assert said == [b"early\n"]
     assert time.monotonic() - start < 30
+
+
+def test_a_program_is_talked_to_line_by_line() -> None:
+    with dialogue(["sh", "-c", 'while read word; do printf "you said $word\\nhalf "; done']) as talk:
+        assert talk.hear(0.1) == []
+        talk.say("one")
+        assert talk.hear(10) == ["you said one"]
+        talk.say("two")
+        assert talk.hear(10) == ["half you said two"]
+    with dialogue(["true"]) as talk:
+        assert talk.hear(10) == []
+        assert talk.over
+        talk.say("nobody listens")

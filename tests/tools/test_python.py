@@ -22,7 +22,7 @@ def found_by_vermin(path: Path) -> str:
 
 
 def test_there_are_such_programs() -> None:
-    assert {path.name for path in PROGRAMS} >= {"asker.py", "sntp.py"}
+    assert {path.name for path in PROGRAMS} >= {"asker.py", "sntp.py", "witness.py"}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)

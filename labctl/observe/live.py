@@ -1,0 +1,131 @@
+"""Nodes that tell what they see, as it happens: a program on each, heard over an SSH session of its own."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+
+from labctl.base.errors import LabError
+from labctl.base.process import Dialogue, dialogue
+from labctl.base.wait import Deadline, until
+from labctl.language.services import Frontend, Ipvs
+from labctl.observe.clock import Clock
+from labctl.observe.events import FOUND, LOST, Event, Heard, events
+from labctl.observe.observer import Observer
+from labctl.observe.outage import Timeline, requests
+
+_FIRST_QUESTIONS, _QUESTION_SECONDS = 6, 5
+"""How often a node is asked for the time at first, and how many seconds pass between two questions later."""
+_AGAIN_SECONDS = 3
+"""After which a connection that ended is tried again."""
+_BEGIN_SECONDS = 20
+"""For a program to begin to tell; several times that under emulation."""
+_MOST_LINES = 500_000
+
+
+class Stream:
+    """What a program on a node tells. A node that is switched off tells again once it is back."""
+
+    def __init__(self, node: str, command: list[str]) -> None:
+        self.node = node
+        self.lines: list[Heard] = []
+        """Grows at its end"""
+        self.clock = Clock()
+        self._command = command
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def begin(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Listen no more."""
+        self._ends.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        while not self._ends.is_set():
+            with dialogue(self._command) as talk:
+                self._hear(talk)
+            if self.lines and self.lines[-1][1] != LOST:
+                self.lines.append((time.monotonic(), LOST))
+            self._ends.wait(_AGAIN_SECONDS)
+
+    def _hear(self, talk: Dialogue) -> None:
+        asked: dict[str, float] = {}
+        due = 0.0
+        answers = 0
+        for number in count():
+            if self._ends.is_set() or talk.over or len(self.lines) > _MOST_LINES:
+                return
+            if time.monotonic() >= due and (answers >= _FIRST_QUESTIONS or len(asked) == answers):
+                asked[str(number)] = time.monotonic()
+                talk.say(str(number))
+                due = time.monotonic() + (_QUESTION_SECONDS if answers >= _FIRST_QUESTIONS else 0)
+            for line in talk.hear(0.1):
+                heard = time.monotonic()
+                kind, _, rest = line.partition(" ")
+                if kind != "clock":
+                    self.lines.append((heard, line))
+                    continue
+                question, _, said = rest.partition(" ")
+                if question in asked:
+                    answers += 1
+                    self.clock.answered(asked[question], heard, float(said))
+                    if answers == 1:
+                        self.lines.append((heard, FOUND))
+
+
+class Witnesses:
+    """The client's requests to an address, and what happens meanwhile on the nodes that may hold or balance it."""
+
+    def __init__(self, observer: Observer, frontend: Frontend, rate: float) -> None:
+        """`rate` is in requests per second."""
+        self.frontend = frontend
+        self.rate = rate
+        self._observer = observer
+        self._names = {interface.address: node.name for node in observer.plan.nodes for interface in node.interfaces}
+        self._asker = self._stream(observer.client_node.name, "requests", frontend.address, frontend.port,
+                                   frontend.host or frontend.address, rate, observer.fresh_ports(1))
+        unit = [frontend.failover.unit] if frontend.failover else []
+        directors = {node for service in observer.plan.topology.services.values() if isinstance(service, Ipvs)
+                     and frontend.address in service.vips for node in service.directors.nodes}
+        self._others = [self._stream(node, "changes", frontend.address, "table" if node in directors else "-", *unit)
+                        for node in dict.fromkeys([*frontend.holders, *sorted(directors)])]
+
+    def _stream(self, node: str, *words: object) -> Stream:
+        return Stream(node, self._observer.lab.ssh.command(node, f"exec {self._observer.python('witness', *words)}"))
+
+    @property
+    def _all(self) -> Sequence[Stream]:
+        return [self._asker, *self._others]
+
+    @property
+    def error(self) -> float:
+        """By how many seconds the times of different nodes may be wrong against each other, at most."""
+        return max(stream.clock.error for stream in self._all)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for the length of the block. Raises LabError where nothing is heard."""
+        with ExitStack() as ends:
+            for stream in self._all:
+                stream.begin()
+                ends.callback(stream.end)
+            seconds = _BEGIN_SECONDS * self._observer.lab.patience
+            if not until(lambda: all(stream.lines for stream in self._all), Deadline(seconds), 0.1):
+                silent = next(stream.node for stream in self._all if not stream.lines)
+                raise LabError(f"'{silent}' does not begin to tell what it sees within {seconds:.0f} s.")
+            yield
+
+    def timeline(self, zero: float = 0.0) -> Timeline:
+        """The requests until now; times from `zero` of our monotonic clock on."""
+        return Timeline(requests(list(self._asker.lines), self._asker.clock, zero), time.monotonic() - zero)
+
+    def events(self, zero: float = 0.0) -> list[Event]:
+        """What has happened until now on the other nodes."""
+        found = [event for stream in self._others
+                 for event in events(stream.node, list(stream.lines), stream.clock, zero, self._names)]
+        return sorted(found, key=lambda event: event.at)
