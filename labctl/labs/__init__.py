@@ -1,3 +1,3 @@
-"""A lab that exists: its record, its way up and down and back, and access to its nodes. Imports the rooms up to
-`machines`.
+"""Labs that exist: their records, bringing them up, down and back, and access to their nodes. Imports `machines` and
+the rooms below it.
 """

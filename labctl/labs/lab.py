@@ -1,4 +1,4 @@
-"""A lab that exists: what is remembered of it, the state it is in, and what is done to its nodes."""
+"""A lab that exists: its record, the state of its nodes, and operations on them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from labctl.machines.provider import Provider
 
 _ASK_SECONDS = 3
-"""For a node to say what time it is, and to wait for a question."""
+"""For a node to tell its time, and to get ready for a question."""
 _STATUS_SECONDS = 5
-"""For a node to say which steps are done to somebody who looks on: one that takes longer may as well say nothing."""
+"""For a node to tell which steps are done; short, since a user is waiting."""
 
 
 class Lab:
@@ -55,17 +55,17 @@ class Lab:
 
     @cached_property
     def plan(self) -> Plan:
-        """What the lab is. Raises LabError if that is not known any more."""
+        """The lab's plan. Raises LabError if it cannot be read."""
         return load_plan(self.name)
 
     @cached_property
     def image(self) -> Image:
-        """The image that its disks are based on. Raises LabError if it is not what it was."""
+        """The image that its disks are based on. Raises LabError if it is missing or damaged."""
         return store.find_digest(self.record.image)
 
     @cached_property
     def provider(self) -> "Provider":
-        """libvirt, as far as it is this lab's."""
+        """This lab's part of libvirt."""
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
         return Provider(self.host, self.record.id)
@@ -77,7 +77,7 @@ class Lab:
 
     @property
     def machines(self) -> Machines:
-        """The lab's machines, as they are saved and go on; in a private room only."""
+        """The lab's machines, for saving and restoring; in a private room only."""
         room = self.host
         assert isinstance(room, PrivateRoom)
         return Machines(self.plan, self.directory, self.provider,
@@ -86,16 +86,16 @@ class Lab:
 
     @property
     def held(self) -> bool:
-        """Whether its machines are held still, to be saved, or were when labctl was killed."""
+        """Whether its machines are held still to be saved, or were when labctl was killed."""
         return hold.is_held(self.directory)
 
     def save(self, **changes: Any) -> None:
-        """Remember the lab, or what has changed of it."""
+        """Write the record, after making `changes` to it."""
         self.record = self.record.model_copy(update=changes)
         self.record.save()
 
     def must_be_open(self) -> None:
-        """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
+        """Raise LabError if the lab's machines are gone, or on another machine while labctl is offline."""
         if self.record.libvirt_uri:
             config.must_reach(self.record.libvirt_uri)
             sockets.make(self.record.sockets, self.directory)
@@ -104,7 +104,7 @@ class Lab:
                            hint=f"'labctl down {self.name}' clears what is left, 'labctl up' starts it anew.")
 
     def write_access(self) -> None:
-        """Write how the lab's nodes are reached by SSH, with the keys that are there."""
+        """Write the lab's ssh_config and known_hosts for its current keys."""
         pairs = keys.read(self.directory / "keys", self.plan)
         control = self.record.sockets
         sockets.make(control, self.directory)
@@ -117,7 +117,7 @@ class Lab:
         return access.shared_connection(self.plan, self.plan.node(node), self.record.sockets)
 
     def states(self) -> dict[str, str]:
-        """Each node's state: running, hangs, paused, crashed, off (destroyed), or gone with its room."""
+        """Each node's state: running, hangs, paused, crashed, off (destroyed), or gone (with its room)."""
         if not self.host.is_open():
             return {node.name: "gone" for node in self.plan.nodes}
         states = self.provider.states()
@@ -129,7 +129,7 @@ class Lab:
         return of_each(self.plan.nodes, state)
 
     def must_not_hang(self, nodes: Sequence[PlannedNode]) -> None:
-        """Raise LabError if libvirt or the QEMU of a node does not answer, before anybody waits for a guest."""
+        """Raise LabError if libvirt or the QEMU of a node does not answer; called before waiting for a guest."""
         states = self.states()
         for node in nodes:
             if states[node.name] == "hangs":
@@ -141,7 +141,7 @@ class Lab:
                              f"{self.name}' takes the lab down.")
 
     def applied(self, states: Mapping[str, str]) -> dict[str, set[str] | None]:
-        """The names of each node's steps that are done; None for a node that does not say."""
+        """The names of each node's steps that are done; None for a node that does not answer."""
         seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
 
         def ask(node: PlannedNode) -> set[str] | None:
@@ -156,9 +156,11 @@ class Lab:
         return of_each(self.plan.nodes, ask)
 
     def holders(self, answering: Collection[str]) -> dict[IPv4Address, dict[str, bool | None]]:
-        """Of each VIP, whether it is on the nodes that may have it; None for one that is not `answering`."""
+        """For each VIP, whether each node that may hold it does; None for a node that does not answer.
+
+        Only nodes in `answering` are asked.
+        """
         frontends = {frontend.address: frontend for frontend in self.plan.frontends()}
-        seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
         seconds = _STATUS_SECONDS * readiness.crowd(len(self.plan.nodes))
         candidates = {name for frontend in frontends.values() for name in frontend.holders}
 
@@ -181,7 +183,7 @@ class Lab:
                 for address, frontend in frontends.items()}
 
     def clocks(self) -> dict[str, float]:
-        """By how many seconds each node's clock is ahead of ours; 0 for one that does not say."""
+        """By how many seconds each node's clock is ahead of ours; 0 for a node that does not answer."""
         def ask(node: PlannedNode) -> float:
             try:
                 return self.ssh.clock_ahead(node.name, _ASK_SECONDS * self.patience)
@@ -191,9 +193,9 @@ class Lab:
         return of_each(self.plan.nodes, ask)
 
     def await_question(self) -> None:
-        """Have nodes that are going to be saved wait for the first question as they go on."""
+        """Make nodes, before they are saved, wait for the first question that they will be asked (see `wake`)."""
         def ask(node: PlannedNode) -> None:
-            with suppress(LabError):  # Then it is asked by SSH.
+            with suppress(LabError):  # Without it, the node will be asked by SSH.
                 self.ssh.do(node.name, wake.WAIT, _ASK_SECONDS * self.patience, f"'{node.name}' does not wait")
 
         of_each(self.plan.nodes, ask)
@@ -203,7 +205,7 @@ class Lab:
         return readiness.Gates(self.plan, self.host, self.provider, self.ssh, self.record.accel, progress, limit)
 
     def must_run(self, node: PlannedNode, states: Mapping[str, str] | None = None) -> None:
-        """Raise LabError for a node that does not run; `states` are those of the lab, if they are known already."""
+        """Raise LabError if a node does not run; `states` are the lab's, if the caller knows them already."""
         state = (states or self.states())[node.name]
         if state == "running":
             return
@@ -212,12 +214,12 @@ class Lab:
         verb, what = ("reboot --force", "switches it off and on") if state == "paused" else ("start", "starts it")
         raise LabError(f"The node '{node.name}' is {state}.", hint=f"'labctl {verb} {self.name}/{node.name}' {what}.")
 
-    # ---- What is done to nodes ---------------------------------------------------------------------------
+    # ---- Operations on nodes -----------------------------------------------------------------------------
 
     def start(self, node: PlannedNode, booted: template.Template | None = None) -> None:
-        """Start a node's machine on its disk, which is made if it has none yet.
+        """Start a node's machine on its disk, which is made first if there is none.
 
-        With `booted` it starts from memory; raises LabError, and leaves nothing, where that does not work.
+        With `booted` it starts from that template's memory; if that fails, it raises LabError and leaves nothing.
         """
         seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
         if booted:
@@ -235,34 +237,34 @@ class Lab:
         self.provider.create_domain(domain_xml(self.plan, self.record.id, node, disks, self.record.accel))
 
     def crash(self, node: PlannedNode) -> None:
-        """Pull the plug of a node; its disk stays as it is."""
+        """Destroy a node's machine, like pulling its plug; its disk stays as it is."""
         self.ssh.close(node.name)
         self.provider.destroy(node.name)
 
     def apply(self, node: PlannedNode, step: Step) -> None:
-        """Do a step on a running node, as its first boot did."""
+        """Do a step on a running node."""
         self._script(node, step, apply_script(step), "done")
 
     def undo(self, node: PlannedNode, step: Step) -> None:
-        """Take a step back on a running node."""
+        """Undo a step on a running node."""
         self._script(node, step, undo_script(step), "undone")
 
     def _script(self, node: PlannedNode, step: Step, script: str, what: str) -> None:
         self.ssh.do(node.name, script, 60 * self.patience, f"The step {node.name}/{step.name} could not be {what}")
 
 
-# ---- The labs there are -------------------------------------------------------------------------------------
+# ---- All labs -----------------------------------------------------------------------------------------------
 
 
 def names() -> list[str]:
-    """The labs that have a record, whether or not it can be read."""
+    """The names of labs that have a record, even an unreadable one."""
     return sorted(path.parent.name for path in paths.labs().glob("[!.]*/lab.json"))
 
 
 def open_lab(name: str, *, any_host: bool = False) -> Lab:
-    """The lab called `name`. Raises LabError if there is none, or if nothing can be done to it here.
+    """The lab called `name`. Raises LabError if there is none, or if it is another user's or on another machine.
 
-    With `any_host` also one of another machine, to remove what is here of it.
+    With `any_host` it may be on another machine, so that its remains here can be removed.
     """
     try:
         found = record.load(name)
@@ -274,12 +276,12 @@ def open_lab(name: str, *, any_host: bool = False) -> Lab:
 
 
 def labs() -> list[Lab]:
-    """The labs with which something can be done here."""
+    """The labs that are usable here."""
     found = []
     for name in names():
         with suppress(LabError):
             lab = open_lab(name)
-            _ = lab.plan  # Without it there is little that can be done.
+            _ = lab.plan  # Without its plan a lab is not usable.
             found.append(lab)
     return found
 
@@ -289,17 +291,17 @@ def labs() -> list[Lab]:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Change the lab called `name`, which nobody else may meanwhile. Raises LabError where somebody does."""
+    """Hold the lock of the lab called `name` while changing it. Raises LabError if another labctl holds it."""
     record.check_name(name)
     paths.labs().mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.labs() / f".{name}.lock", timeout=0)
     try:
         with lock:
-            _sign_of_a_test(name).unlink(missing_ok=True)  # Of a test that was killed.
+            _sign_of_a_test(name).unlink(missing_ok=True)  # A killed test may have left it.
             try:
                 yield
             finally:
-                # While it is held: whoever waits for it notices that the file is another one, and tries again.
+                # Unlinked while it is held: a waiting labctl notices that the file was replaced, and tries again.
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         doing = "A test of the lab '{}' is running." if _is_tested(name) else "Another labctl is changing the lab '{}'."
@@ -311,8 +313,8 @@ _LOOK_SECONDS = 10
 
 @contextmanager
 def under_test(name: str) -> Iterator[None]:
-    """Test the lab called `name`, which nobody may change or test meanwhile. Raises LabError where somebody does."""
-    # Somebody may just look whether there is a test, which takes no time.
+    """Hold the lock of the lab called `name` while testing it. Raises LabError if another labctl holds it."""
+    # Another labctl may hold the sign's lock for a moment, to see whether there is a test.
     with locked(name), FileLock(_sign_of_a_test(name), timeout=_LOOK_SECONDS):
         try:
             yield

@@ -1,8 +1,8 @@
-"""What labctl has left somewhere and no record knows of, for it was killed, or a record was lost.
+"""Leftovers of labs: what exists without a record, because labctl was killed or a record was lost.
 
-Whatever a lab has on this machine says which directory is the lab's: its room by an argument of its process, its
-sockets by a file beside them. Only what belongs to a directory among this user's labs is looked at. Whoever makes or
-changes a lab holds its lock; so does who clears it, and what is just being made is left alone.
+Everything that a lab has on this machine names the lab's directory: its room in an argument of the room's processes,
+its sockets in a file beside them. Only leftovers that name a directory among this user's labs are considered. They are
+removed under the lab's lock, so a lab that is just being made is left alone.
 """
 
 import re
@@ -27,7 +27,7 @@ _NOBODY = UUID(int=0)
 
 
 def clear(name: str) -> None:
-    """Remove all that is on this machine of the lab called `name`, its record last. Raises LabError."""
+    """Remove everything on this machine of the lab called `name`, its record last. Raises LabError."""
     directory = paths.lab(name)
     private_room.end_in(directory)
     for found in _sockets_of(directory):
@@ -39,21 +39,21 @@ def clear(name: str) -> None:
 
 
 def exist(name: str) -> bool:
-    """Whether something is on this machine of a lab called `name`."""
+    """Whether there is anything on this machine of a lab called `name`."""
     return name in _candidates()
 
 
 def collect(*, dry: bool) -> list[str]:
-    """Remove what no record on this machine knows of, unless `dry`; returns what that is. Raises LabError."""
+    """Remove what no record on this machine knows of, unless `dry`; returns descriptions of it. Raises LabError."""
     found = []
     for name in _candidates():
-        with suppress(LabError), locked(name):  # Somebody is at work there.
+        with suppress(LabError), locked(name):  # If it is locked, a labctl is at work there.
             found += _collect(name, dry)
     return found
 
 
 def collect_at(uri: str, *, dry: bool) -> list[str]:
-    """Remove the volumes at a libvirt that belong to no lab there, unless `dry`; returns what that is."""
+    """Remove the volumes at a libvirt that belong to no lab there, unless `dry`; returns descriptions of them."""
     provider = provider_at(uri, _NOBODY)
     labs = {found.id for found in _records()} | provider.instances().keys()
     lost = [volume for volume, instance in provider.volumes().items() if instance not in labs]
@@ -63,7 +63,7 @@ def collect_at(uri: str, *, dry: bool) -> list[str]:
 
 
 def strangers(uri: str) -> list[str]:
-    """A sentence for each lab at a libvirt that no record here knows of, and that may be somebody else's."""
+    """A sentence about each lab at a libvirt that no record here knows of; it may be another user's."""
     known = {found.id for found in _records()}
     return [f"The lab '{name}' at '{uri}' stays: no record here knows of it. If it is yours, "
             f"'labctl down --force {instance} --host {uri}' removes it."
@@ -71,7 +71,7 @@ def strangers(uri: str) -> list[str]:
 
 
 def libvirts() -> list[str]:
-    """The existing libvirts that labs with a record here live in."""
+    """The URIs of existing libvirts that host labs with a record here."""
     return sorted({found.libvirt_uri for found in _records() if found.libvirt_uri})
 
 
@@ -83,7 +83,7 @@ def name_of(instance: UUID) -> str | None:
 
 
 def provider_at(uri: str, instance: UUID) -> "Provider":
-    """libvirt at a URI, as far as it is one instance's."""
+    """One instance's part of the libvirt at a URI."""
     from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
     return Provider(ExistingLibvirt(uri), instance)
@@ -93,7 +93,7 @@ def _candidates() -> list[str]:
     directories = {*paths.labs().glob("[!.]*"), *private_room.there_are().values(),
                    *filter(None, map(sockets.whose, sockets.directories()))}
     found = {path.name for path in directories if path.parent == paths.labs()}
-    found |= {path.name[1:-5] for path in paths.labs().glob(".*.lock")}  # Of a labctl that was killed.
+    found |= {path.name[1:-5] for path in paths.labs().glob(".*.lock")}  # A killed labctl may have left one.
     return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
 
 

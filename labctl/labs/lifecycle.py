@@ -1,4 +1,4 @@
-"""Up and down: a lab comes to be, and goes."""
+"""Bringing labs up and taking them down."""
 
 import os
 import re
@@ -22,14 +22,14 @@ from labctl.plan.domain import Accel, network_xml
 from labctl.plan.plan import Plan, PlannedNode
 
 _OVERHEAD_MIB = {"kvm": 100, "tcg": 320}
-"""What QEMU needs beside the guest's memory; under TCG also for translated code."""
+"""What QEMU needs in addition to the guest's memory; under TCG this includes translated code."""
 _ID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _DISK_MIB = 400
 """What one node writes to its overlay in an ordinary lab."""
 
 
 def accelerator(wanted: str, host: str | None) -> tuple[Accel, str]:
-    """What will run the guests, and a line for the user; see accel.choose. Of another machine libvirt is asked."""
+    """The accelerator, and a line for the user, as accel.choose returns them; for another machine libvirt is asked."""
     if wanted == "auto" and host and urlsplit(host).netloc:
         from labctl.machines.provider import Provider  # noqa: PLC0415 (loading libvirt takes longer than most commands)
 
@@ -42,10 +42,9 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
        keep: bool = False, cold: bool = False, start: str | None = None, once: bool = False) -> Lab:
     """Bring a lab up and return when it serves; one that is up already is left as it is.
 
-    It starts from the checkpoint `start` or, unless `cold` or `once`, from the configured checkpoint;
-    otherwise it boots, and is saved unless `once`. `limit` (seconds) replaces every readiness gate's deadline; with
-    `keep` a lab that failed stays for a look.
-    Raises LabError; whatever was made by then is gone again.
+    It starts from the checkpoint `start` or, unless `cold` or `once`, from the configured checkpoint; otherwise it
+    boots, and is saved unless `once`. `limit` (seconds) replaces the deadline of every readiness gate.
+    Raises LabError after removing everything it made, unless `keep`, which leaves a failed lab for inspection.
     """
     with locked(plan.lab):
         existing = _existing(plan, progress)
@@ -86,11 +85,11 @@ def up(plan: Plan, chosen: Accel, host: str | None, progress: Progress, *, limit
 
 
 def down(name: str, *, force: bool = False, host: str | None = None) -> None:
-    """Remove a lab and all that belongs to it, also one whose record cannot be read.
+    """Remove a lab and everything that belongs to it, also if its record cannot be read.
 
-    With `force` also what has no record, a lab of another machine as far as it is here, and a lab of which something
-    cannot be removed. `name` may then be a lab's id, and `host` the libvirt that it is at.
-    Raises LabError if there is no such lab, or for what could not be removed.
+    `force` also removes a lab without a record, what is here of a lab on another machine, and a lab of which something
+    cannot be removed. `name` may then be a lab's id, and `host` the URI of its libvirt.
+    Raises LabError if there is no such lab, or if something could not be removed.
     """
     if force and re.fullmatch(_ID, name):
         instance = UUID(name)
@@ -140,7 +139,7 @@ def _existing(plan: Plan, progress: Progress) -> Lab | None:
 
 
 def _must_serve(lab: Lab) -> None:
-    """Raise LabError, with what mends it, if a lab that is up does not serve; one that was saved broken need not."""
+    """Raise LabError, with a remedy, if a lab that is up does not serve, unless it was broken when it was saved."""
     trouble = "" if lab.record.trouble else rewind.look(lab)
     if trouble:
         off = [f"{lab.name}/{name}" for name, state in lab.states().items() if state == "off"]
@@ -170,10 +169,10 @@ def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> No
         progress.passed(node.name, "defined")
 
     holders = {name for frontend in lab.plan.frontends() for name in frontend.holders}
-    # Whoever holds an address comes last, and finds the servers behind it well.
+    # Nodes that hold an address come last, so that they find the servers behind it healthy.
     nodes = sorted(lab.plan.nodes, key=lambda node: node.name in holders)
-    # A start under TCG keeps a processor busy. More of them only take the caches from each other: five nodes on two
-    # processors came up in 40 s by twos, and in 50 s to 57 s all at once.
+    # Under TCG each start keeps a processor busy; more starts at once only compete for the caches
+    # (docs/performance.md).
     at_once = os.cpu_count() if lab.record.accel == "tcg" else None
     gates = lab.gates(progress, limit)
     gates.wait_for_nodes(nodes, start=start, at_once=at_once)
@@ -181,7 +180,7 @@ def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> No
 
 
 def _memories(lab: Lab, image: Image, progress: Progress) -> dict[tuple[int, int], template.Template]:
-    """What nodes of each size can start from, where that is quicker than to boot."""
+    """The template for nodes of each size; empty if starting from one is not possible or not quicker than a boot."""
     if lab.record.accel == "kvm" or lab.record.libvirt_uri or not image.waiting_args:
         return {}
     memories = {}
@@ -200,9 +199,9 @@ def _size(node: PlannedNode) -> tuple[int, int]:
 
 
 def _remove(lab: Lab, *, force: bool = False) -> None:
-    """Take everything down, whatever is there of it; go on past failures and report them together.
+    """Remove all of a lab that exists; goes on past failures and reports them together.
 
-    While something is left of it the lab has its record, unless that is to go by `force`.
+    The record stays while anything else of the lab is left, unless `force`.
     """
     failures: list[str] = []
     try:

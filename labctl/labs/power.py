@@ -1,4 +1,4 @@
-"""Nodes are switched on and off, and started again."""
+"""Switching nodes on and off, and rebooting them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -12,20 +12,20 @@ from labctl.labs.lab import Lab, locked
 from labctl.plan.plan import PlannedNode
 
 _ANSWER_SECONDS = 10
-"""For a node's sshd to say that it is there, also under TCG: somebody waits to hear that it is not."""
+"""For a node's sshd to answer, also under TCG; short, since a user waits to hear that it does not."""
 _COMMAND_SECONDS = 10
-"""For a node to take the command to go down."""
+"""For a node to accept the command to go down."""
 _STOP_SECONDS = 30
 """For a node's system to stop its services and switch the machine off."""
 _GLANCE_SECONDS = 2
-"""For each VIP of a lab of which not all is there."""
+"""For each VIP of an incomplete lab to answer."""
 
 
 def start(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> str:
-    """Switch nodes on, which boot from their own disks, and return when they are ready and the lab serves.
+    """Switch nodes on, so that they boot from their own disks, and wait until they are ready and the lab serves.
 
-    Returns why the lab does not serve where other nodes or steps are missing for that, empty if it does.
-    Raises LabError for a node that is held still, GateError for one that does not come up.
+    Returns "" if the lab serves, or why it does not if other nodes or steps are missing for that. Raises LabError if a
+    node is paused, GateError if one does not come up.
     """
     with locked(lab.name):
         states = lab.states()
@@ -39,14 +39,14 @@ def start(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> str:
 
 
 def stop(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress, *, force: bool) -> None:
-    """Shut the systems of nodes down and switch them off; with `force`, pull their plugs. Disks stay as they are.
+    """Shut nodes down; with `force`, pull their plugs. Their disks stay as they are.
 
-    A node that does not go down in time is switched off all the same. Raises LabError, before anything is done, for
-    one that cannot be told to.
+    A node that does not shut down in time is switched off all the same. Raises LabError, before anything is done, if a
+    node cannot be told to shut down.
     """
     def halt(node: PlannedNode) -> None:
         if not force and node.name in lab.provider.states():
-            with suppress(Unreachable):  # It may be gone before it has said that it goes.
+            with suppress(Unreachable):  # The node may go down before it has answered.
                 lab.ssh.do(node.name, "systemctl poweroff", _COMMAND_SECONDS * lab.patience,
                            f"The node '{node.name}' could not be shut down")
             deadline = Deadline(_STOP_SECONDS * lab.patience)
@@ -62,10 +62,9 @@ def stop(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress, *, force: b
 
 
 def reboot(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress, *, force: bool) -> str:
-    """Restart the systems of nodes, all at once, and return as `start` does; with `force`, switch them off and on.
+    """Reboot nodes, all at once; with `force`, switch them off and on. Returns as `start` does.
 
-    Raises LabError, before anything is done, for a node that cannot be told to, GateError for one that does not come
-    back.
+    Raises LabError, before anything is done, if a node cannot be told to reboot, GateError if one does not come back.
     """
     with locked(lab.name):
         if force:
@@ -102,7 +101,7 @@ def _switch_on(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> st
     gates = lab.gates(progress)
     gates.turn_the_page(nodes)
     for node in nodes:
-        lab.crash(node)  # What has panicked is still there, and holds its name.
+        lab.crash(node)  # A machine whose guest panicked still exists, and occupies its name.
         lab.start(node)
         progress.passed(node.name, "defined")
     return _wait(lab, gates, nodes, progress)
@@ -119,7 +118,7 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
     states = lab.states()
     missing = _missing(lab, states)
     if set(states.values()) != {"running"}:
-        return missing  # Such a lab does not serve, whatever its VIPs answer.
+        return missing  # A lab with a node missing does not serve, whatever its VIPs answer.
     try:
         (lab.gates(progress, _GLANCE_SECONDS * lab.patience) if missing else gates).wait_for_service()
     except LabError as error:
@@ -130,7 +129,7 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
 
 
 def _missing(lab: Lab, states: Mapping[str, str]) -> str:
-    """What was taken away from a lab, in a sentence; empty if it is whole."""
+    """A sentence about nodes and steps that are missing from a lab; empty if it is complete."""
     applied = lab.applied(states)
     lacking = [f"'{name}' is {state}" for name, state in states.items() if state != "running"]
     for node in lab.plan.nodes:

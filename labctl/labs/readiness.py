@@ -1,4 +1,4 @@
-"""When is a lab ready? Each node passes its gates, then the lab has to serve. Never guesses, never waits for ever."""
+"""Readiness: each node passes its gates, then the lab has to serve. Every wait has a deadline."""
 
 import json
 import os
@@ -34,28 +34,28 @@ _CONFIGURED_SECONDS = 90
 _UNITS_SECONDS = 30
 _SERVING_SECONDS = 30
 _ATTEMPT_SECONDS = 20
-"""One question to a node over SSH."""
+"""For one question to a node over SSH."""
 _FETCH_SECONDS = 5
-"""One page from a VIP."""
+"""For one page from a VIP."""
 _END = "=end="
-"""Between answers."""
+"""Separates answers."""
 _GREETING_SECONDS = 5
-"""For the sshd of a node that goes on: it was there before."""
+"""For the sshd of a restored node, which was running when the node was saved."""
 _HANGS_SECONDS = 20
-"""For QEMU to say something to libvirt while its guest says nothing, before the gate is given up."""
+"""For QEMU to answer libvirt while its guest is silent; a longer silence fails the gate."""
 _ASK_SECONDS = 0.25
-"""Between two attempts to log in. Emulated guests boot slowly, and need the processor more than we do."""
+"""Between two attempts to log in; stretched by patience, since emulated guests need the processor to boot."""
 _CONSOLE_TAIL = 15
 _CONSOLE_BYTES = 20_000
 _LONGEST = 300
-"""Characters of what a guest says that go into a message."""
+"""The most characters of a guest's output in a message."""
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
-"""A command; what it prints is another one after each boot."""
+"""A command that prints an id, which changes with each boot."""
 
 
 def _say(file: str) -> str:
-    """A shell command like cat, which would be a program to start."""
+    """A shell command that prints a file without starting a program such as cat."""
     return f"""while IFS= read -r line || [ "$line" ]; do printf '%s\\n' "$line"; done <{file}"""
 
 
@@ -64,15 +64,15 @@ _AWAIT_RESULT = (f"i=0; while [ -e {_STATUS} ] && [ ! -e {_RESULT} ] && [ $i -lt
                  "do sleep 0.5; i=$((i + 1)); done; "
                  f"if [ -e {_RESULT} ]; then {_say(_RESULT)}; {_say(CONFIGURED)}; "
                  f"elif [ ! -e {_STATUS} ]; then echo '{{\"v1\": {{\"errors\": []}}}}'; {_say(CONFIGURED)}; fi")
-"""A shell command that says what cloud-init has to say when it is done, and which plan's steps are done.
+"""A shell command that prints cloud-init's result and the digest of the plan whose steps are done, or nothing yet.
 
-cloud-init runs at a node's first boot only, and then has a status from before SSH is up. The command waits over there
-for a while, so that the guest is not busy with SSH instead of its own work.
+cloud-init runs at a node's first boot only; then its status file exists before SSH is up. The command waits a while on
+the node, so that the guest need not spend its time on SSH logins.
 """
 _WOKEN = "/run/labctl-woken.{}"
-"""Is there once a node's clock was put forward, as what is asked may be asked again."""
+"""The guest's file that exists once its clock has been set, so that a repeated question does not set it twice."""
 _CLOCK_SECONDS = 0.1
-"""How far off a clock may be; about as well as it can be told over SSH."""
+"""By how much a clock may be off; SSH cannot tell much more exactly."""
 
 _CAUSES = (
     (r"labctl: the step (\S+) failed", "the step {0} failed"),
@@ -85,17 +85,17 @@ _FATAL = _CAUSES[:4]
 
 
 def patience(accel: Accel, nodes: int) -> float:
-    """The factor on deadlines, for emulation and for more nodes than the processors take at once."""
+    """The factor on deadlines, for emulation and for more nodes than the processors can run at once."""
     return crowd(nodes) * slowness(accel)
 
 
 def crowd(nodes: int) -> float:
-    """How many times more nodes there are than the processors take at once; at least 1."""
+    """How many times more nodes there are than the processors can run at once; at least 1."""
     return max(1.0, nodes / (2 * (os.cpu_count() or 1)))
 
 
 class Gates:
-    """The gates of one lab. `limit` (seconds) replaces every gate's own deadline."""
+    """The gates of one lab. `limit` (seconds) replaces the deadline of every gate."""
 
     def __init__(self, plan: Plan, host: Host, provider: "Provider", ssh: Ssh, accel: Accel,
                  progress: Progress, limit: float | None = None) -> None:
@@ -107,18 +107,18 @@ class Gates:
         self._limit = limit
         self._patience = patience(accel, len(plan.nodes))
         self._said: dict[tuple[str, str], str] = {}
-        """What nodes have answered as they woke, by node and question, until it is used."""
+        """Answers that nodes gave in advance, by node and question, until they are used."""
         self._pages: dict[str, int] = {}
-        """Where in its console a node's last start begins."""
+        """At which byte of its console a node's last start begins."""
 
     def wait_for_nodes(self, nodes: Sequence[PlannedNode], past: Collection[str] = (), *,
                        late: Mapping[str, float] | None = None, start: Callable[[PlannedNode], None] | None = None,
                        at_once: int | None = None) -> None:
-        """Return once every node is configured and its units are up. Raises GateError for the first that fails.
+        """Return once every node is configured and its units are active. Raises GateError for the first that fails.
 
-        A node that still runs with one of the `past` boot ids has yet to go down. Nodes that are `late` go on after
-        they were saved, and have their clocks put forward by so many seconds. A machine that does not run yet is
-        brought up by `start`; no more than `at_once` nodes are on their way at a time.
+        A node that still has one of the `past` boot ids has yet to go down. With `late`, the nodes are restored ones,
+        and their clocks are put forward by so many seconds. `start` is called first for each node, to start its
+        machine. At most `at_once` nodes come up at a time.
         """
         moment = time.time_ns()
 
@@ -135,7 +135,10 @@ class Gates:
         of_each(nodes, wait_for, at_once=at_once, together=True)
 
     def wait_for_service(self) -> None:
-        """Return once each VIP has its one holder and answers every client; all nodes have to run. Raises GateError."""
+        """Return once each VIP has exactly one holder and answers every client. Raises GateError.
+
+        All nodes have to run.
+        """
         self._all_run()
         frontends = self._plan.frontends()
         for frontend in {frontend.address: frontend for frontend in frontends}.values():
@@ -147,8 +150,9 @@ class Gates:
             self._progress.passed(node.name, "serving")
 
     def look(self) -> None:
-        """See whether a lab that has had its time to come up serves. Each node is asked once for all that the gates
-        and the service need to know, for a login costs most of what a question does. Raises LabError.
+        """Check that a lab that has come up before still serves. Raises LabError.
+
+        Each node is asked just once, for everything that its gates and the service need, since logins are slow.
         """
         self._all_run()
 
@@ -162,9 +166,9 @@ class Gates:
         self.wait_for_service()
 
     def put_clocks_forward(self, nodes: Sequence[PlannedNode], late: Mapping[str, float]) -> None:
-        """Put the clocks of nodes right that go on after they were saved; those that do not answer stay late.
+        """Correct the clocks of restored nodes; nodes that do not answer stay late.
 
-        For a lab that was broken when it was saved, of which no more can be expected.
+        For a lab that was broken when it was saved, so that its gates may never pass.
         """
         def ask(node: PlannedNode) -> None:
             with suppress(Unreachable):
@@ -173,7 +177,7 @@ class Gates:
         of_each(nodes, ask)
 
     def turn_the_page(self, nodes: Sequence[PlannedNode]) -> None:
-        """Look for causes in what nodes say from now on: they are about to be started again."""
+        """Ignore what is on nodes' consoles so far, when looking for causes; they are about to be started again."""
         for node in nodes:
             path = self._host.console(node.name)
             self._pages[node.name] = path.stat().st_size if path and path.exists() else 0
@@ -188,10 +192,9 @@ class Gates:
         self._progress.passed(node.name, "units")
 
     def _wake(self, node: PlannedNode, late: float, woken: str) -> None:
-        """Put the clock forward, ask all that the gates and the service need to know, and see that SSH is there.
+        """Put a restored node's clock forward, ask for everything that gates and service need, and check its sshd.
 
-        At once and without a login, because each question costs a machine that has just been restored half a second,
-        and a login one second.
+        This is one question, without a login, since both are slow on a machine that has just been restored.
         """
         quick, pages = self._questions(node)
         seconds = _ATTEMPT_SECONDS + _FETCH_SECONDS * len(self._plan.frontends())
@@ -207,7 +210,7 @@ class Gates:
         self._hear(node, [*quick, *pages], said)
 
     def _questions(self, node: PlannedNode) -> tuple[list[str], list[str]]:
-        """All that the gates and the service need to know of a node that is up; apart, the pages that a client gets."""
+        """The questions whose answers gates and service need; separately, those for pages, which only clients get."""
         frontends = self._plan.frontends()
         is_client = node in self._plan.clients()
         return ([_AWAIT_RESULT, _say_still_up(node),
@@ -215,24 +218,24 @@ class Gates:
                 [say_status(frontend) for frontend in frontends if is_client])
 
     def _hear(self, node: PlannedNode, questions: Sequence[str], said: str) -> None:
-        """Keep a node's answers until they are asked for."""
+        """Keep a node's answers until `_ask` wants them."""
         self._said |= {(node.name, question): text
                        for question, text in zip(questions, said.split(_END), strict=False)}
 
     def _port(self, node: PlannedNode) -> Path:
-        """The socket behind which a node that was saved waits for a question."""
+        """The socket at which a restored node waits for a question."""
         return self._host.serial(node)
 
     def _set_clock(self, node: PlannedNode) -> None:
-        """Put the clock of a node right that has booted, for which it had the hardware's only."""
-        with suppress(LabError):  # What is wrong with the node, the next gates tell.
+        """Correct the clock of a node that has booted, and has only the hardware clock's time."""
+        with suppress(LabError):  # If something is wrong with the node, the next gates say what.
             late = -self._ssh.clock_ahead(node.name, self._patience * _ATTEMPT_SECONDS)
             if abs(late) > _CLOCK_SECONDS:
                 self._ssh.run(node.name, wake.put_forward(late), self._patience * _ATTEMPT_SECONDS)
 
     def _reachable(self, node: PlannedNode, past: Collection[str], question: str,
                    seconds: float = _ATTEMPT_SECONDS) -> str:
-        """Ask until there is an answer that is none of `past`, and return it."""
+        """Repeat a question until there is an answer that is not in `past`, and return it."""
         answer = ""
         seen_running = False
         refusal = "it does not answer SSH; it may still be booting"
@@ -259,7 +262,7 @@ class Gates:
             answer = result.stdout.strip()
             if answer in past:
                 refusal = "it does not go down"
-                self._ssh.close(node.name)  # The shared connection would outlive the system it leads to.
+                self._ssh.close(node.name)  # The shared connection would outlast the node's restart.
                 return False
             return result.returncode == 0
 
@@ -274,10 +277,10 @@ class Gates:
             return self._host.greeting(address, deadline.remaining).startswith("SSH-")
 
         if not until(greets, deadline):
-            raise self._failure(node, "ssh", "nobody greets at its SSH port")
+            raise self._failure(node, "ssh", "its sshd does not answer")
 
     def _ask(self, node: PlannedNode, question: str) -> str:
-        """What a node answers, or has answered as it woke. Raises Unreachable."""
+        """A node's answer, perhaps one that it gave in advance. Raises Unreachable."""
         if (node.name, question) in self._said:
             return self._said.pop((node.name, question))
         return self._ssh.run(node.name, question, self._patience * _ATTEMPT_SECONDS).stdout
@@ -317,7 +320,7 @@ class Gates:
 
         until(all_active, self._deadline(_UNITS_SECONDS))
         if states is None:
-            raise self._failure(node, "units", "it does not say how its services are")
+            raise self._failure(node, "units", "it does not report the state of its units")
         for unit, state in states.items():
             if state != "active":
                 raise self._failure(node, "units", f"the unit '{unit}' is {state[:_LONGEST]}")
@@ -325,7 +328,7 @@ class Gates:
     # ---- The lab --------------------------------------------------------------------------------------
 
     def _all_run(self) -> None:
-        """Raise GateError for a node whose machine does not run, whether or not a VIP needs it."""
+        """Raise GateError if any node's machine does not run, even one that no VIP needs."""
         states = self._provider.states()
         for node in self._plan.nodes:
             state = states.get(node.name, "gone")
@@ -409,38 +412,37 @@ class Gates:
 
 
 def _in_turn(questions: Sequence[str]) -> str:
-    """One line of shell that says the answers to all, each with its end."""
+    """One line of shell that prints the answers to all questions, each followed by `_END`."""
     return "; ".join(f"{question}; echo {_END}" for question in questions)
 
 
 def _say_units(node: PlannedNode) -> str:
-    """A command that says which units the steps that are done need, and then of each what it is."""
+    """A command that prints the units that the node's done steps need, and then the state of each."""
     needed = "; ".join(f'[ -e {step.marker} ] && units="$units {" ".join(step.units)}"'
                        for step in node.steps if step.units)
     return f'units=; {needed}; echo $units; [ -z "$units" ] || systemctl is-active $units || true'
 
 
 def _say_still_up(node: PlannedNode) -> str:
-    """The same of units that were active already, without systemctl, whose start costs a third of a second under TCG.
+    """A command that prints "active" for each active unit without starting systemctl, which is slow under TCG.
 
-    systemd (since 235; with an older one nothing is said) has this link until a unit is inactive or failed: unit_notify
-    in its unit.c.
+    systemd keeps this link until a unit is inactive or failed (unit_notify in its unit.c). Before version 235 it keeps
+    none, and the command prints nothing.
     """
     links = (f"/run/systemd/units/invocation:{unit}.service" for unit in node.units)
     return "; ".join(["true", *(f"[ -h {link} ] && echo active" for link in links)])
 
 
 def _say_held(frontend: Frontend, node: PlannedNode) -> str:
-    """A command that says nothing unless the node has the VIP on the interface to its segment."""
+    """A command that prints something only if the node has the VIP on the interface to its segment."""
     return f"ip -o -4 address show dev {node.interface_to(frontend.address).name} to {frontend.address}"
 
 
 def say_status(frontend: Frontend) -> str:
-    """A command of bash that says the first line of what the VIP answers.
+    """A bash command that prints the first line of the VIP's answer.
 
-    It starts no program, which would take a restored machine a third of a second, and curl almost a second. nc would
-    not do besides: nmap's closes its half of the connection at the end of its input, and nginx as a proxy then takes
-    the client for gone.
+    It starts no program, which would be slow on a restored machine. Besides, nmap's nc would not do: it closes its half
+    of the connection at the end of its input, and nginx as a proxy then takes the client for gone.
     """
     request = rf"GET / HTTP/1.0\r\nHost: {frontend.host or frontend.address}\r\n\r\n"
     ask = f"printf '{request}' >&3; read -r -t {_FETCH_SECONDS} line <&3; printf '%s\\n' \"$line\""
@@ -448,5 +450,5 @@ def say_status(frontend: Frontend) -> str:
 
 
 def _by_bash(question: str) -> str:
-    """The same for a shell that may be another one, with an end: bash waits two minutes for a connection."""
+    """The same command for any shell, with a time limit, since bash waits two minutes for a connection."""
     return f"timeout {_FETCH_SECONDS} bash -c {shlex.quote(question)}"

@@ -1,6 +1,6 @@
 """What labctl remembers of a lab between two commands: a small record and, in a file beside it, the lab's plan.
 
-To list labs and to take them down the record is enough, and for taking down one that cannot be read as well.
+Listing labs and taking them down needs the record alone; even an unreadable record is enough for taking a lab down.
 """
 
 import json
@@ -29,7 +29,7 @@ class Unreadable(LabError):
     """A lab has a record that this labctl cannot read."""
 
     state = "unreadable"
-    """What lists say of the lab."""
+    """The lab's state in lists."""
 
 
 class OtherVersion(Unreadable):
@@ -39,45 +39,45 @@ class OtherVersion(Unreadable):
 
 
 class User(Model):
-    """Whose lab it is."""
+    """The user whose lab it is."""
 
     uid: int = Field(default_factory=os.getuid)
     name: str = Field(default_factory=namespace.user_name)
 
 
 class Record(Model):
-    """A lab that exists, or that is on its way."""
+    """The record of a lab that exists, or is on its way up."""
 
     version: Literal[1] = 1
     id: UUID = Field(default_factory=uuid4)
-    """Drawn by each 'up' of a lab: what bears it is this instance's, whatever its name."""
+    """Drawn at random by each 'up'; everything with this id belongs to this instance, whatever its name."""
     name: str
     hostname: str = Field(default_factory=machine.hostname)
     boot_id: str = Field(default_factory=machine.boot_id)
-    """Of the machine, when the lab was made."""
+    """The machine's boot id when the lab was made."""
     user: User = Field(default_factory=User)
     sockets: Path
     """The directory of its sockets."""
     room: Process | None = None
-    """The private room's process; None before it is known, when the lab's id in its arguments tells it."""
+    """The private room's process; None before it is known, and then it is found by the lab's id in its arguments."""
     libvirt_uri: str | None
-    """The existing libvirt that the lab lives in; None where it has a private room."""
+    """The existing libvirt that the lab lives in; None if it has a private room."""
     accel: Accel
     image: str
     """The digest of the image its disks are based on."""
     ready: bool = False
-    """False while it is on its way up or back, and for ever if labctl was killed then."""
+    """False while the lab is on its way up or back, and from then on if labctl was killed meanwhile."""
     trouble: str = ""
-    """Why it does not serve, where it goes on from a checkpoint that did not."""
+    """Why the lab does not serve, if it was restored from a checkpoint of a broken lab."""
 
     @property
     def directory(self) -> Path:
-        """Where the lab's files are."""
+        """The directory of the lab's files."""
         return paths.lab(self.name)
 
     @property
     def elsewhere(self) -> str:
-        """Where the lab is, if nothing can be done to it from here: 'on HOST' or 'of USER'; empty if it is here."""
+        """'on HOST' or 'of USER' if the lab cannot be used from here; empty if it can."""
         if self.hostname != machine.hostname() and not self._is_here_under_another_name:
             return f"on {self.hostname}"
         return f"of {self.user.name}" if self.user.uid != os.getuid() else ""
@@ -92,7 +92,7 @@ class Record(Model):
         return self.is_of_this_boot and (self.libvirt_uri is not None or (self.room is not None and self.room.runs))
 
     def must_be_here(self, *, any_host: bool = False) -> None:
-        """Raise LabError for a lab of another user, or, unless `any_host` will do, of another machine."""
+        """Raise LabError if the lab is another user's or, unless `any_host`, on another machine."""
         if self.user.uid != os.getuid():
             raise LabError(f"The lab '{self.name}' is the user {self.user.name}'s.",
                            hint=f"Use labctl as '{self.user.name}'.")
@@ -103,12 +103,12 @@ class Record(Model):
                                 "removes what is left here.")
 
     def save(self) -> None:
-        """Write it, in place of the one that was there."""
+        """Write the record, replacing an earlier one."""
         write_atomically(self.directory / _RECORD, self.model_dump_json())
 
 
 class Remains(Model):
-    """What can be told of a lab whose record this labctl cannot read."""
+    """The parts of a record that can be read, if this labctl cannot read all of it."""
 
     id: UUID | None = None
     sockets: Path | None = None
@@ -117,7 +117,7 @@ class Remains(Model):
 
 
 def load(name: str) -> Record:
-    """The record of a lab. Raises Unreadable, LabError for what is no name, FileNotFoundError if there is none."""
+    """The record of a lab. Raises Unreadable, LabError for an invalid name, FileNotFoundError if there is none."""
     check_name(name)
     text = (paths.lab(name) / _RECORD).read_bytes()
     hint = f"'labctl down {name}' removes the lab."
@@ -129,12 +129,12 @@ def load(name: str) -> Record:
             raise Unreadable(f"The record of the lab '{name}' cannot be read.", hint=hint) from None
         raise OtherVersion(f"The lab '{name}' was made by another version of labctl.", hint=hint) from None
     if found.name != name:
-        raise Unreadable(f"The record of the lab '{name}' is one of another lab, '{found.name}'.", hint=hint)
+        raise Unreadable(f"The record of the lab '{name}' belongs to another lab, '{found.name}'.", hint=hint)
     return found
 
 
 def remains(name: str) -> Remains:
-    """What can be told of a lab whose record cannot be read; of one that names another lab nothing is believed."""
+    """The readable parts of a lab's record; nothing if the record names another lab."""
     try:
         loose = _loose((paths.lab(name) / _RECORD).read_bytes())
     except OSError:
@@ -165,7 +165,7 @@ def load_plan(name: str) -> Plan:
 
 
 def forget(name: str) -> None:
-    """Remove a lab's directory, its record last: until then the lab is known, and can be taken down. Raises OSError."""
+    """Remove a lab's directory, its record last, so that an interrupted removal can be repeated. Raises OSError."""
     directory = paths.lab(name)
     if not directory.exists():
         return
@@ -181,7 +181,7 @@ def forget(name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise LabError for what cannot be the name of a lab, such as a path."""
+    """Raise LabError if `name` cannot be the name of a lab, such as a path."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise LabError(f"'{name}' is not the name of a lab.", hint="'labctl list' shows those that are up.")
 

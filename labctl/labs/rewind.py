@@ -1,4 +1,4 @@
-"""Labs go back: to a checkpoint of the user's, or to the configured one, which `up` makes when a lab first serves."""
+"""Saving labs and going back to a user's checkpoint, or to the configured one that `up` makes of a lab that serves."""
 
 import hashlib
 import re
@@ -28,25 +28,25 @@ from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.seed import KeyPair, Keys
 
 Source: TypeAlias = tuple[Path, Checkpoint]
-"""Where something was saved, and what it is."""
+"""A checkpoint's directory, and the checkpoint."""
 _ANY_INSTANCE = UUID(int=0)
-"""Saved machines go on in any instance of a lab."""
+"""Stands for the instance in digests, since saved machines go on in any instance of a lab."""
 CONFIGURED = "configured"
-"""What a checkpoint is called that `up` made of a lab when it first served."""
+"""The name of the checkpoint that `up` makes when a lab first serves."""
 _GLANCE_SECONDS = 2
 """For each gate of a lab that should be ready already."""
 _KEPT_GIB = 10
-"""Of configured checkpoints; each takes 0.2 to 0.3 GiB per node."""
+"""How much the cache keeps of configured checkpoints; each takes 0.2 to 0.3 GiB per node."""
 
 
 def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
-    """Keep the lab as it is now, as a checkpoint of the user's. Raises LabError, also where the name is taken.
+    """Save the lab as it is now as a user's checkpoint. Raises LabError, also if the name is taken.
 
-    The lab may be broken: returned is why it does not serve, empty if it does.
+    The lab may be broken. Returns why it does not serve, or "" if it does.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise LabError(f"'{name}' cannot be the name of a checkpoint.",
-                       hint="A name has letters, digits and hyphens, as 'before-exam-2'.")
+                       hint="A name has letters, digits and hyphens, such as 'before-exam-2'.")
     if name == CONFIGURED:
         raise LabError(f"'{CONFIGURED}' is the name of the checkpoint that 'labctl up' makes.",
                        hint="Choose another one.")
@@ -70,9 +70,9 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
 
 
 def restore(lab: Lab, name: str, progress: Progress) -> str:
-    """Put the lab back to a checkpoint of the user's, and return when it serves. Raises LabError.
+    """Put the lab back to a user's checkpoint, and wait until it serves. Raises LabError.
 
-    It may have been broken when it was saved: returned is why it did not serve then, empty if it did.
+    The lab may have been broken when it was saved. Returns why it did not serve then, or "" if it did.
     """
     lab.host.must(Ability.save)
     with locked(lab.name):
@@ -82,9 +82,9 @@ def restore(lab: Lab, name: str, progress: Progress) -> str:
 
 
 def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
-    """Put nodes, or all of the lab, back to the configured checkpoint, whatever became of them since.
+    """Put nodes, or all of the lab, back to the configured checkpoint, whatever state they are in.
 
-    Raises LabError where there is none, and for a node alone whose memory of the others would be wrong.
+    Raises LabError if there is none, and for a single node that would remember an outdated state of the others.
     """
     lab.host.must(Ability.save)
     for node in nodes if len(nodes) < len(lab.plan.nodes) else []:
@@ -104,9 +104,9 @@ def reset(lab: Lab, nodes: Sequence[PlannedNode], progress: Progress) -> None:
 
 
 def go_on(lab: Lab, progress: Progress) -> bool:
-    """See that the machines of a lab run that labctl may have been killed while it saved; False if they cannot.
+    """Let a lab's machines go on if a labctl was killed while saving them; returns False if they cannot.
 
-    Raises LabError for a lab that does not serve then.
+    Raises LabError if the lab does not serve then.
     """
     if not lab.held:
         return True
@@ -120,23 +120,23 @@ def go_on(lab: Lab, progress: Progress) -> bool:
     try:
         _serve_again(lab, None, lab.record.trouble, progress)
     except LabError:
-        hold.release(lab.directory)  # It goes on, though it does not serve.
+        hold.release(lab.directory)  # Its machines go on, though it does not serve.
         raise
     return True
 
 
 class Kept(NamedTuple):
-    """A checkpoint that is there."""
+    """A checkpoint that exists."""
 
     home: Path
     lab: str
     name: str
     saved: Checkpoint | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
 
 
 def checkpoints(lab: str | None = None) -> list[Kept]:
-    """The checkpoints there are of one lab, or of all: users' own, and the configured ones."""
+    """All checkpoints of one lab, or of all labs: the user's own, and the configured ones."""
     found = [(home, home.parent.name, home.name) for home in paths.checkpoints().glob("[!.]*/[!.]*")]
     found += [(home, home.name.rpartition(".")[0], CONFIGURED) for home in paths.warm().glob("[!.]*")]
     return [Kept(home, of, name, _readable(home)) for home, of, name in sorted(found, key=lambda each: each[1:])
@@ -144,7 +144,7 @@ def checkpoints(lab: str | None = None) -> list[Kept]:
 
 
 def remove_checkpoint(lab: str | None, name: str) -> str:
-    """Remove a checkpoint; returns the lab it was of. Raises LabError unless just one lab has such a one."""
+    """Remove a checkpoint, and return its lab's name. Raises LabError unless exactly one lab has such a checkpoint."""
     found = [kept for kept in checkpoints(lab) if kept.name == name]
     labs = sorted({kept.lab for kept in found})
     if len(labs) > 1:
@@ -159,9 +159,9 @@ def remove_checkpoint(lab: str | None, name: str) -> str:
 
 
 def gc(days: float | None = None, gib: float | None = None, *, dry: bool = False) -> list[str]:
-    """Remove configured checkpoints (see checkpoint.sweep) and what labctl left when it was killed, unless `dry`.
+    """Remove configured checkpoints as checkpoint.sweep does, and what a killed labctl left, unless `dry`.
 
-    Returns what that is.
+    Returns descriptions of what it removes.
     """
     found = [f"the directory '{path}'" for path in template.sweep(dry=dry)]
     for root in (paths.warm(), *paths.checkpoints().glob("*")):
@@ -176,7 +176,7 @@ def gc(days: float | None = None, gib: float | None = None, *, dry: bool = False
 
 
 def images_in_use() -> dict[str, list[str]]:
-    """Image digest to the labs that run on it, and to what users have saved of labs."""
+    """For each image's digest, the labs and user's checkpoints that need it."""
     result: dict[str, list[str]] = {}
     for name in names():
         result.setdefault(remains(name).image or "", []).append(f"the lab '{name}'")
@@ -187,7 +187,7 @@ def images_in_use() -> dict[str, list[str]]:
 
 
 def keep_configured(lab: Lab, progress: Progress) -> None:
-    """Make the configured checkpoint of a lab that has just booted; that it cannot be made is no failure."""
+    """Make the configured checkpoint of a lab that has just booted; goes on if that fails."""
     progress.say("Making the configured checkpoint, for 'labctl reset' and for the next start.")
     late = None
     try:
@@ -196,13 +196,13 @@ def keep_configured(lab: Lab, progress: Progress) -> None:
         progress.say(f"The next start will not be quicker: {error.message}")
     try:
         gc(gib=_KEPT_GIB)
-    except (LabError, OSError) as error:  # The lab is up, whatever becomes of others' remains.
-        progress.say(f"What is kept of other labs could not be looked through: {error}")
+    except (LabError, OSError) as error:  # This does not concern the lab, which is up.
+        progress.say(f"Old configured checkpoints could not be removed: {error}")
     _serve_again(lab, late, "", Silent())
 
 
 def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
-    """Start the lab from its configured checkpoint; False, and nothing is left of the try, where that cannot be."""
+    """Start the lab from its configured checkpoint; if that fails, returns False and leaves nothing."""
     home = _configured(lab.plan)
     try:
         saved = checkpoint.load(home)
@@ -221,7 +221,7 @@ def start_configured(lab: Lab, progress: Progress, limit: float | None) -> bool:
 
 
 def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> None:
-    """Start a new lab from what was saved, which may be broken. Raises LabError."""
+    """Start a new lab from a checkpoint, which may be of a broken lab. Raises LabError."""
     home, saved = source
     _must_fit(lab, saved)
     _verify(lab, (home, saved), lab.plan.nodes)
@@ -238,7 +238,7 @@ def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, 
 
 
 def look(lab: Lab) -> str:
-    """Why a lab that has had its time to come up does not serve; empty if it does."""
+    """Why a lab that has come up before does not serve; empty if it does."""
     try:
         gates = lab.gates(Silent(), _GLANCE_SECONDS * lab.patience)
         gates.look()
@@ -258,7 +258,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
         raise LabError(f"What is saved of the lab '{lab.name}' is of an earlier start, when it had other keys.",
                        hint=f"'labctl reset {lab.name}' resets all of it.")
     _verify(lab, source, nodes)
-    # If this is cut short, the lab is no lab that serves, and the next 'up' makes it anew.
+    # If this is interrupted, the lab counts as not ready, and the next 'up' makes it anew.
     with files.filling(lab.directory, None):
         lab.save(ready=False)
     try:
@@ -295,7 +295,7 @@ def _bring_keys(home: Path, lab: Lab) -> None:
 
 
 def _must_fit(lab: Lab, saved: Checkpoint) -> None:
-    """Raise LabError if machines that were saved could not go on here."""
+    """Raise LabError if the saved machines could not go on here."""
     differences = checkpoint.differences(saved, key(lab))
     if differences:
         raise LabError(f"What is saved of the lab '{lab.name}' cannot go on: {_other(differences)}.",
@@ -311,7 +311,7 @@ def _wake(lab: Lab, saved: Checkpoint, home: Path, nodes: Sequence[PlannedNode],
 
 
 def _serve_again(lab: Lab, late: Mapping[str, float] | None, trouble: str, progress: Progress) -> None:
-    """Wait until a lab serves that goes on after it was held still. Nodes are asked how `late` they are if need be."""
+    """Wait until a lab that was held still serves. If `late` is None, nodes are asked how late their clocks are."""
     late = late or {node: -ahead for node, ahead in lab.clocks().items()}
     _wait(lab, lab.plan.nodes, late, trouble, progress)
     hold.release(lab.directory)
@@ -329,7 +329,7 @@ def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], tro
 
 
 def key(lab: Lab) -> dict[str, str]:
-    """What has to be the same for saved machines to go on, by what it is called."""
+    """Values that have to be the same for saved machines to go on, by name."""
     image = lab.image
     nowhere = Disks(Path("/"), Path("/"), image.kernel, image.initrd, image.media)
     machines = "".join(domain_xml(lab.plan, _ANY_INSTANCE, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
@@ -344,7 +344,7 @@ def key(lab: Lab) -> dict[str, str]:
 
 
 def find(lab: str, name: str) -> Source:
-    """A user's checkpoint. Raises LabError if there is none."""
+    """A user's checkpoint. Raises LabError if there is none with this name."""
     if name == CONFIGURED:
         raise LabError(f"The checkpoint '{CONFIGURED}' is not a user's.",
                        hint="'labctl reset' goes back to it, and 'labctl up' starts from it.")
@@ -363,7 +363,7 @@ def _no_checkpoint(lab: str | None, name: str) -> LabError:
 
 
 def _configured(plan: Plan) -> Path:
-    """Where the configured checkpoint of a plan is: one place for each first boot, whatever its keys."""
+    """The directory of a plan's configured checkpoint, which depends on everything in the first boot except keys."""
     nobody = KeyPair("", "")
     no_keys = Keys(nobody, dict.fromkeys((node.name for node in plan.nodes), nobody))
     seeds = "".join(text for node in plan.nodes for text in seed.files(plan, node, no_keys).values())

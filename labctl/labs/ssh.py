@@ -1,4 +1,4 @@
-"""Run things on a lab's nodes."""
+"""Running commands on a lab's nodes by SSH."""
 
 import os
 import re
@@ -17,24 +17,24 @@ from labctl.base.process import CommandError, TooMuch, TooSlow, relay, run
 _CONNECTION_FAILED = 255
 _GUESTS_OWN = "labctl: this exit code is the guest's"
 _SHELL = f"sh -s; code=$?; [ $code -ne {_CONNECTION_FAILED} ] || echo \"{_GUESTS_OWN}\" >&2; exit $code"
-"""What runs a script over there; it tells the script's exit code from ssh's own, where they are the same."""
+"""Runs a script on the node; marks a script's exit code of 255, which is also ssh's own for a failed connection."""
 _TIME = re.compile(r"\d{1,12}\.\d{1,9}")
 _GREETING_SECONDS = 2
-"""For the process that keeps a shared connection to greet whoever comes to its socket, which it does at once."""
+"""For the process behind a shared connection to greet at its socket, which it normally does at once."""
 _END_SECONDS = 5
-"""For it to end."""
+"""For that process to end."""
 _LINE = 300
-"""Characters of what a guest says that go into a message."""
+"""The most characters of a guest's output in a message."""
 _CLOCK_QUESTIONS = 4
 _QUICK_SECONDS = 0.25
-"""An answer to the question what time it is that is good enough, and the next question is not needed."""
+"""A node that tells its time within this need not be asked again."""
 
 
 class Ssh:
     """The nodes of one ssh_config."""
 
     def __init__(self, config: Path, control: Callable[[str], Path]) -> None:
-        """`control` is where the socket of a node's shared connection is."""
+        """`control` returns the path of the socket of a node's shared connection."""
         self._config = config
         self._control = control
 
@@ -60,17 +60,17 @@ class Ssh:
 
     def relay(self, node: str, line: str, out: Callable[[bytes], None], err: Callable[[bytes], None],
               timeout: float) -> int:
-        """Run a line of shell on a node, hand on what it prints while it prints it, and return its exit code.
+        """Run a line of shell on a node, passing its output on as it comes, and return its exit code.
 
-        Raises Unreachable if the node cannot be reached, CommandError for what takes longer than `timeout` seconds.
+        Raises Unreachable if the node cannot be reached, CommandError if it takes longer than `timeout` seconds.
         """
         code = relay(self.command(node, line), out, err, timeout)
         if code == _CONNECTION_FAILED:
-            self.run(node, "true", timeout)  # The line's own exit code may be the same.
+            self.run(node, "true", timeout)  # Raises Unreachable, unless 255 was the line's own exit code.
         return code
 
     def copy(self, sources: Sequence[str], target: str, *, recursive: bool) -> None:
-        """Copy files as scp does, whose words `sources` and `target` are. Raises LabError with what it says."""
+        """Copy files by scp; `sources` and `target` are its arguments. Raises LabError with scp's messages."""
         result = run(["scp", "-q", "-F", self._config, "-3", *(["-r"] if recursive else []), "--", *sources, target],
                      check=False)
         if result.returncode:
@@ -80,9 +80,10 @@ class Ssh:
                            hint="'-r' copies directories with all that is in them." if directory else "")
 
     def do(self, node: str, script: str, timeout: float, failure: str) -> str:
-        """Run a script that has to succeed, and return what it printed.
+        """Run a script that has to succeed, and return its output.
 
-        Raises Unreachable where `run` does, LabError with the script's last line otherwise, both after `failure`.
+        Raises Unreachable as `run` does, and LabError with the script's last line if it fails; both messages begin with
+        `failure`.
         """
         try:
             result = self.run(node, script, timeout)
@@ -93,10 +94,10 @@ class Ssh:
         return result.stdout
 
     def clock_ahead(self, node: str, timeout: float) -> float:
-        """By how many seconds a node's clock is ahead of ours, by the quickest of a few answers.
+        """By how many seconds a node's clock is ahead of ours, according to the quickest of a few answers.
 
-        It is wrong by half of what that took, at most. Raises Unreachable as `run` does, LabError for a node that does
-        not say.
+        The error is at most half the time that this answer took. Raises Unreachable as `run` does, LabError if the node
+        does not tell its time.
         """
         answers = []
         for _ in range(_CLOCK_QUESTIONS):
@@ -111,13 +112,13 @@ class Ssh:
         return min(answers)[1]
 
     def close(self, node: str) -> None:
-        """Drop the shared connection to a node, which is stale once the node was restarted."""
+        """Drop the shared connection to a node, for instance because it is stale after the node's restart."""
         self._drop_if_it_hangs(node)
         with suppress(CommandError):
             run(["ssh", "-F", self._config, "-O", "exit", node], check=False, timeout=_END_SECONDS)
 
     def _drop_if_it_hangs(self, node: str) -> None:
-        """End a shared connection whose process does not answer any more; ssh would wait for it for ever."""
+        """End a shared connection whose process does not answer; ssh would wait for it for ever."""
         control = self._control(node)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_GREETING_SECONDS)
@@ -134,7 +135,7 @@ class Ssh:
 
 
 def end_masters(directory: Path) -> None:
-    """End the shared connections that have their sockets in a directory, also those that hang."""
+    """End the shared connections whose sockets are in a directory, also those that hang."""
     proc.end(lambda: proc.ours(lambda words: words[0].startswith(f"ssh: {directory}/")), _END_SECONDS)
 
 

@@ -12,13 +12,13 @@ from labctl.plan.steps import Step
 
 
 def one_lab(name: str | None) -> Lab:
-    """The lab of this name, or the only one there is. Raises LabError with the candidates."""
+    """The lab of this name, or the only one that is up. Raises LabError with the candidates."""
     if name is not None:
         return lab.open_lab(name)
     labs = lab.labs()
     if not labs:
         for unusable in lab.names():
-            _ = lab.open_lab(unusable).plan  # Says why nothing can be done to it.
+            _ = lab.open_lab(unusable).plan  # Raises an error that says why the lab is not usable.
         raise LabError("No lab is up.", hint="'labctl up lvs-dr-keepalived' starts one; 'labctl list --topologies' "
                                              "shows what there is.")
     if len(labs) > 1:
@@ -28,7 +28,7 @@ def one_lab(name: str | None) -> Lab:
 
 
 def one_node(target: str) -> tuple[Lab, PlannedNode]:
-    """The node `LAB/NODE`, or `NODE` where only one lab has such a node. Raises LabError with the candidates."""
+    """The node `LAB/NODE`, or `NODE` if only one lab has such a node. Raises LabError with the candidates."""
     name, slash, node = target.rpartition("/")
     if slash:
         found = lab.open_lab(name)
@@ -38,14 +38,14 @@ def one_node(target: str) -> tuple[Lab, PlannedNode]:
 
 
 def some_steps(target: str) -> tuple[Lab, list[tuple[PlannedNode, Step]]]:
-    """The step `NODE/STEP`, or all steps of `SERVICE`, in order; each also after `LAB/`. Raises LabError."""
+    """The step `NODE/STEP`, or all steps of `SERVICE` in order; each can be preceded by `LAB/`. Raises LabError."""
     place, slash, name = target.rpartition("/")
     if not slash:
         found = _only_lab_with("service", name, _service_names)
         return found, found.plan.steps_of(name)
     if place in lab.names():
         found = lab.open_lab(place)
-        # A node that is called like a lab keeps its steps.
+        # `place` may be a node with the name of a lab.
         if name in _service_names(found) or not any(place in _node_names(each) for each in lab.labs()):
             return found, found.plan.steps_of(name)
     found, node = one_node(place)
@@ -53,7 +53,7 @@ def some_steps(target: str) -> tuple[Lab, list[tuple[PlannedNode, Step]]]:
 
 
 def some_nodes(target: str) -> tuple[Lab, list[PlannedNode]]:
-    """The nodes that a pattern such as `rs*` or `LAB/*` names; at least one. Raises LabError."""
+    """The nodes that match a pattern such as `rs*` or `LAB/*`; at least one. Raises LabError."""
     if not any(sign in target for sign in "*?["):
         found, node = one_node(target)
         return found, [node]

@@ -243,7 +243,7 @@ def test_a_node_that_does_not_wait_for_the_first_question_is_asked_it_by_ssh(goe
 def test_a_node_that_goes_on_without_ssh_is_refused(goes_on: Callable[..., Woken]) -> None:
     plan = plan_of()
     waiting = gates(None, {"rs1": "running"}, goes_on("said"), "kvm", limit=0.01, greeting="")
-    with pytest.raises(GateError, match="'rs1' did not pass the gate 'ssh': nobody greets at its SSH port"):
+    with pytest.raises(GateError, match="'rs1' did not pass the gate 'ssh': its sshd does not answer"):
         waiting.wait_for_nodes([plan.node("rs1")], late={"rs1": 1})
 
 
