@@ -320,7 +320,7 @@ class Gates:
 
         until(all_active, self._deadline(_UNITS_SECONDS))
         if states is None:
-            raise self._failure(node, "units", "it does not report the state of its units")
+            raise self._failure(node, "units", "it does not say what state its units are in")
         for unit, state in states.items():
             if state != "active":
                 raise self._failure(node, "units", f"the unit '{unit}' is {state[:_LONGEST]}")

@@ -57,7 +57,7 @@ def test_of_a_record_of_another_version_is_believed_what_still_makes_sense() -> 
 def test_a_record_that_names_another_lab_says_nothing_about_either() -> None:
     recorded(plan_of(), libvirt_uri="qemu:///system")
     written(name="other")
-    with pytest.raises(Unreadable, match="one of another lab, 'other'"):
+    with pytest.raises(Unreadable, match="belongs to another lab, 'other'"):
         record.load("lab")
     assert record.remains("lab") == record.Remains()
 
