@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 
 import forked
 import pytest
+import yaml
 
 from labctl.base import paths
 from labctl.base.wait import Deadline, until
@@ -80,6 +81,19 @@ def sweep() -> None:
         with path.open() as file, suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             Labctl(json.load(file), file).dispose()
+
+
+def program(home: Path, own: Mapping[str, object], recipe: Path) -> dict[str, str]:
+    """Copy labctl, with more guests (their facts, by name) and the recipe for their images; returns what makes it run.
+
+    Guests and recipes are data beside the package.
+    """
+    for part in ("labctl", "topologies", "cloud-init", "tests/labs"):
+        shutil.copytree(ROOT / part, home / part)
+    shutil.copy(recipe, home / "cloud-init/images")
+    for name, facts in own.items():
+        (home / f"cloud-init/guests/{name}.yaml").write_text(yaml.safe_dump(facts))
+    return {"PYTHONPATH": str(home), "PYTHONSAFEPATH": "1"}
 
 
 def _home() -> Path:

@@ -4,6 +4,7 @@ import logging
 import os
 import selectors
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,21 @@ log = logging.getLogger(__name__)
 _BLOCK = 2**16
 _MOST = 16 * 2**20
 """The most bytes that `run` accepts from a program."""
+_WHILE_LABCTL_LIVES = """
+exec 3<&0 </dev/null
+trap : TERM
+"$@" 3<&- & script=$!
+{ read -r _ <&3; kill -s TERM 0; } & watch=$!
+exec 3<&-
+wait "$script"; status=$?
+wait "$script"
+kill "$watch"
+exit "$status"
+"""
+"""Runs a program, and sends its process group SIGTERM when labctl, the only writer of the pipe at stdin, is gone.
+
+SIGTERM interrupts the first `wait`; the second one lets the program clean up.
+"""
 Taker: TypeAlias = Callable[[bytes], None]
 """Takes a program's output, block by block."""
 Running = subprocess.Popen[bytes]
@@ -159,22 +175,24 @@ def run_script(argv: Sequence[str | Path], output: IO[bytes], environment: Mappi
                watch: Callable[[], None] | None = None) -> int:
     """Run a long script with its output in a file and return its status.
 
-    `watch` is called every second meanwhile. If it raises, or labctl is interrupted, the script and all that it has
-    started get SIGTERM, and time to clean up. Raises CommandError if the program is missing.
+    `watch` is called every second meanwhile. If it raises, or labctl is interrupted or killed, the script and all that
+    it has started get SIGTERM, and time to clean up. Raises CommandError if the program is missing.
     """
-    process = _start(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                     env={**os.environ, **environment})
-    try:
-        while True:
-            try:
-                return process.wait(1 if watch else None)
-            except subprocess.TimeoutExpired:
-                assert watch
-                watch()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-        raise
+    if not shutil.which(argv[0]):
+        raise _missing(str(argv[0]))
+    with _start(["sh", "-c", _WHILE_LABCTL_LIVES, "sh", *argv], stdin=subprocess.PIPE, stdout=output, stderr=output,
+                start_new_session=True, env={**os.environ, **environment}) as process:
+        try:
+            while True:
+                try:
+                    return process.wait(1 if watch else None)
+                except subprocess.TimeoutExpired:
+                    assert watch
+                    watch()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
 
 
 def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None] | None = None) -> Running:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from labctl.base import files, paths
+from labctl.base import files, paths, signals
 from labctl.base.errors import LabError
 from labctl.base.progress import Transfer
 from labctl.base.types import Model
@@ -54,8 +54,8 @@ class Base(Model):
 
 def bases() -> list[Base]:
     """All bases, by the names of their guests."""
-    root = paths.bases()
-    return [_open(link) for link in sorted(root.iterdir()) if link.is_symlink()] if root.is_dir() else []
+    # A link that is about to become a name begins with a dot.
+    return [_open(link) for link in sorted(paths.bases().glob("[!.]*")) if link.is_symlink()]
 
 
 def exists(name: str) -> bool:
@@ -176,7 +176,8 @@ def _locked(name: str) -> Iterator[Path]:
                 _drop_unnamed(root, name)
                 yield root
             finally:
-                _drop_unnamed(root, name)
+                with signals.passed_over():
+                    _drop_unnamed(root, name)
     except Timeout:
         raise LabError(f"Another labctl is pulling, importing or removing the base of '{name}'.",
                        hint="Try again when it is done.") from None
@@ -188,12 +189,12 @@ def _place(root: Path, work: Path, manifest: Manifest) -> None:
     (work / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     work.chmod(0o755)
     link = root / f".{manifest.guest}.new"
-    link.unlink(missing_ok=True)
     link.symlink_to(work.name)
     link.rename(root / manifest.guest)
 
 
 def _drop_unnamed(root: Path, name: str) -> None:
+    (root / f".{name}.new").unlink(missing_ok=True)
     for home in root.glob(f"{name}_*"):  # No guest's name has an underscore.
         if home.resolve() != (root / name).resolve():
             shutil.rmtree(home)

@@ -191,9 +191,8 @@ def _seed(guest: Guest) -> bytes:
 
 def _command(guest: Guest, machine: Path, iso: Path | None, accelerator: Accel, log: Path,
              console: Path) -> list[str | Path]:
-    """QEMU's command line; the kernel kills QEMU when labctl ends, however that happens."""
+    """QEMU's command line."""
     return [
-        "setpriv", "--pdeathsig", "KILL",
         accel.emulator() or accel.EMULATORS[0], "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "pc", "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else guest.tcg_cpu,
         "-smp", "2", "-m", str(_MEMORY_MIB),

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, field_validator
 
-from labctl.base import config, namespace, paths
+from labctl.base import config, namespace, paths, signals
 from labctl.base.errors import LabError
 from labctl.base.files import sha256
 from labctl.base.process import CommandError, run_script
@@ -114,8 +114,7 @@ class Image(Model):
 
 def images() -> list[Image]:
     """All images, by name."""
-    root = paths.images()
-    return [_open(link) for link in sorted(root.iterdir()) if link.is_symlink()] if root.is_dir() else []
+    return [_open(link) for link in _links(paths.images())]
 
 
 def exists(name: str) -> bool:
@@ -218,6 +217,11 @@ def remove(name: str, users: Collection[str]) -> None:
         _remove(home)
 
 
+def _links(root: Path) -> list[Path]:
+    """The names of images: a link for each. One that is about to become a name begins with a dot."""
+    return [path for path in sorted(root.glob("[!.]*")) if path.is_symlink()]
+
+
 def _open(link: Path) -> Image:
     try:
         manifest = Manifest.model_validate_json((link / _MANIFEST).read_bytes())
@@ -276,11 +280,14 @@ def _working() -> Iterator[tuple[Path, Path]]:
     with _locked() as root:
         for leftover in root.glob(".building-*"):
             _remove(leftover)
+        for link in root.glob(".*.new"):
+            link.unlink()
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
         try:
             yield root, work
         finally:
-            _remove(work)
+            with signals.passed_over():
+                _remove(work)
 
 
 def _run_recipe(recipe: Path, work: Path, mirror: str, log: Path) -> None:
@@ -334,17 +341,18 @@ def _finish(work: Path, manifest: Manifest) -> None:
 def _place(root: Path, work: Path, manifest: Manifest) -> None:
     """Move a finished directory to its place, and point its guest's name to it instead of to an earlier image."""
     home = root / f"sha256-{manifest.digest}"
-    if home.exists():
-        _remove(home)
-    work.rename(home)
+    if home.exists():  # Its files are the same; replaced one by one, they are there at every moment, also for labs.
+        for path in work.iterdir():
+            path.rename(home / path.name)
+    else:
+        work.rename(home)
     link = root / f".{manifest.guest}.new"
-    link.unlink(missing_ok=True)
     link.symlink_to(home.name)
     link.rename(root / manifest.guest)
 
 
 def _drop_unnamed(root: Path, in_use: Collection[str]) -> None:
-    named = {link.resolve() for link in root.iterdir() if link.is_symlink()}
+    named = {link.resolve() for link in _links(root)}
     for home in root.glob("sha256-*"):
         if home.resolve() not in named and home.name.removeprefix("sha256-") not in in_use:
             _remove(home)

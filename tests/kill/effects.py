@@ -2,15 +2,16 @@
 
     python effects.py NUMBER SIGNAL RECORD WORD...
 
-An effect is a file written, renamed or removed, a program started, a process signalled, a socket connected to, or a
-call to libvirt that is more than a question. Before the effect with this NUMBER the process sends itself the SIGNAL;
-0 sends none. Each effect is a line in the file RECORD.
+An effect is a file written, renamed or removed, a program started or waited for, a process signalled, a socket
+connected to, or a call to libvirt that is more than a question. Before the effect with this NUMBER the process sends
+itself the SIGNAL; 0 sends none. Each effect is a line in the file RECORD.
 
 Python reports file operations and processes to audit hooks (PEP 578); libvirt's functions are wrapped.
 """
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -64,9 +65,9 @@ def _passed_over(path: str) -> bool:
 
 
 def _wrapped(name: str, function: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         watch.saw(name)
-        return function(*arguments)
+        return function(*arguments, **options)
 
     return call
 
@@ -80,6 +81,7 @@ def main() -> None:
     for each in dir(libvirtmod):
         if each.startswith("vir") and not any(word in each for word in _QUESTIONS):
             setattr(libvirtmod, each, _wrapped(each, getattr(libvirtmod, each), watch))
+    subprocess.Popen.wait = _wrapped("wait for a program", subprocess.Popen.wait, watch)  # type: ignore[method-assign]
     from labctl.__main__ import main as labctl  # noqa: PLC0415 (libvirt's functions are wrapped first)
 
     sys.addaudithook(watch.audit)

@@ -3,19 +3,14 @@
 The ordinary run takes a seeded sample of moments; `--thorough` takes many more. `--kill-seed` chooses another sample.
 """
 
-import random
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import moments
 import pytest
 from machines import PATIENCE, TINY, Labctl
-
-_EFFECTS = Path(__file__).with_name("effects.py")
-_SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")
-_INTERRUPTED = 130
+from moments import Moment
 
 
 @dataclass(frozen=True)
@@ -52,34 +47,12 @@ SCENARIOS = {
 }
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A point in a command's effects, as a share of them, and the signal that comes then."""
-
-    name: str
-    signal: str
-    share: float
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.signal}-{self.share:.3f}"
-
-
-def sample(seed: int, thorough: bool) -> list[Moment]:
-    """The moments to try. SIGKILL, after which nothing can be put right, is tried as often as the others together."""
-    chance = random.Random(seed)
-    moments = []
-    for name, scenario in SCENARIOS.items():
-        for number in range(scenario.thorough if thorough else scenario.ordinary):
-            signal_ = "SIGKILL" if number % 2 == 0 else chance.choice(_SIGNALS[1:])
-            moments.append(Moment(name, signal_, chance.random()))
-    return moments
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each moment."""
     if "moment" in metafunc.fixturenames:
-        moments = sample(metafunc.config.getoption("--kill-seed"), metafunc.config.getoption("--thorough"))
-        metafunc.parametrize("moment", moments, ids=str)
+        thorough = metafunc.config.getoption("--thorough")
+        counts = [(name, each.thorough if thorough else each.ordinary) for name, each in SCENARIOS.items()]
+        metafunc.parametrize("moment", moments.sample(counts, metafunc.config), ids=str)
 
 
 class Rig:
@@ -89,7 +62,6 @@ class Rig:
         self.labctl = labctl
         self._file = directory / "tiny.yaml"
         self._file.write_text(TINY)
-        self._record = directory / "effects"
         self._counts: dict[str, int] = {}
         self.up()
         self.labctl("checkpoint", "save", "kept", "--lab", "tiny")
@@ -108,27 +80,19 @@ class Rig:
         for words in scenario.before:
             self.labctl(*words)
 
-    def run(self, scenario: Scenario, number: int, signal_: str) -> tuple[int, str]:
-        """Run its command and end it at an effect; returns the exit code and what it said."""
-        self._record.unlink(missing_ok=True)
-        words = [word.format(file=self._file) for word in scenario.words]
-        command = [sys.executable, str(_EFFECTS), str(number), signal_, str(self._record), *words]
-        result = self.labctl.run(command, code=None, timeout=120 * PATIENCE, LABCTL_ONCE="0")
-        return result.code, result.out + result.err
+    def end(self, scenario: Scenario, number: int = 0, signal_: str = "SIGKILL") -> moments.Ended:
+        """Run its command and end it at an effect."""
+        return moments.end(self.labctl, [word.format(file=self._file) for word in scenario.words], number, signal_)
 
     def count(self, moment: Moment) -> int:
         """How many effects the command has when nothing ends it."""
         if moment.name not in self._counts:
             scenario = SCENARIOS[moment.name]
             self.prepare(scenario)
-            code, said = self.run(scenario, 0, "SIGKILL")
-            assert code == 0, said
-            self._counts[moment.name] = len(self.effects())
+            ended = self.end(scenario)
+            assert ended.code == 0, str(ended)
+            self._counts[moment.name] = len(ended.effects)
         return self._counts[moment.name]
-
-    def effects(self) -> list[str]:
-        """What the last command did."""
-        return self._record.read_text().splitlines()
 
     def tells_the_truth(self) -> None:
         """A lab that is said to be up has nodes that answer."""
@@ -154,13 +118,8 @@ def test_a_command_that_is_ended(moment: Moment, rig: Rig) -> None:
     scenario = SCENARIOS[moment.name]
     number = 1 + int(moment.share * rig.count(moment))
     rig.prepare(scenario)
-    code, said = rig.run(scenario, number, moment.signal)
-    effects = rig.effects()
-    where = f"at effect {number} of {len(effects)}, '{effects[min(number, len(effects)) - 1]}'\n{said}"
-    assert "Traceback" not in said, where
-    expected = {-signal.SIGKILL} if moment.signal == "SIGKILL" else {_INTERRUPTED, 0}
-    # A command may end before it has as many effects as the one that was counted.
-    assert code in expected | ({0} if len(effects) < number else set()), where
+    ended = rig.end(scenario, number, moment.signal)
+    assert ended.as_it_should(moment.signal), str(ended)
     try:
         rig.tells_the_truth()
         rig.up()
@@ -170,4 +129,4 @@ def test_a_command_that_is_ended(moment: Moment, rig: Rig) -> None:
         rig.labctl("down", "tiny")
         assert rig.labctl.leftovers() == []
     except AssertionError as error:
-        raise AssertionError(f"{where}\n{error}") from error
+        raise AssertionError(f"{ended}\n{error}") from error

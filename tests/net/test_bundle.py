@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import refused, typed
@@ -104,6 +105,31 @@ def test_what_is_packed_is_loaded(packed: Path, elsewhere: Callable[[], None]) -
     before = all_files()
     typed("bundle", "load", str(packed))
     assert all_files() == before
+
+
+def test_an_image_that_is_loaded_again_is_there_meanwhile(
+    packed: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = store.find("debian-12")
+    (kept.path / "vmlinuz").chmod(0o644)
+    (kept.path / "vmlinuz").write_bytes(b"KERNEL" * 99)
+    (paths.images() / ".debian-12.new").symlink_to("nowhere")
+    effects = []
+
+    def watch(change: Callable[..., object]) -> Callable[..., object]:
+        def watched(path: Path, *others: Any, **options: Any) -> object:
+            assert store.find("debian-12").disk.read_bytes() == IMAGE["disk.qcow2"]
+            effects.append(path.name)
+            return change(path, *others, **options)
+
+        return watched
+
+    for name in ("rename", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, watch(getattr(Path, name)))
+    typed("bundle", "load", str(packed))
+    assert {"vmlinuz", "manifest.json"} <= set(effects)
+    assert (kept.path / "vmlinuz").read_bytes() == IMAGE["vmlinuz"], "it is mended, too"
+    assert not list(paths.images().glob(".*.new"))
 
 
 def test_a_bundle_is_a_tar_that_others_can_read(packed: Path, tmp_path: Path) -> None:

@@ -175,3 +175,12 @@ def test_an_image_is_removed_unless_labs_run_on_it(image: Path) -> None:
     assert store.images() == []
     with pytest.raises(LabError, match="no image of 'debian-12'"):
         store.remove("debian-12", [])
+
+
+def test_what_is_about_to_get_a_name_is_not_listed(image: Path) -> None:
+    for root, name in ((paths.images(), "debian-12"), (paths.bases(), "centos-7")):
+        root.mkdir(exist_ok=True)
+        (root / f".{name}.new").symlink_to(image)
+        (root / ".rocky-9.new").symlink_to("nowhere")
+    assert [found.name for found in store.images()] == ["debian-12"]
+    assert bases.bases() == []

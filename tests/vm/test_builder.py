@@ -7,7 +7,6 @@ import functools
 import hashlib
 import http.server
 import json
-import shutil
 import signal
 import subprocess
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 import disk_image
 import pytest
 import yaml
-from machines import GUEST, PATIENCE, ROOT, Labctl
+from machines import GUEST, PATIENCE, ROOT, Labctl, program
 
 from labctl.base.wait import Deadline, until
 from labctl.images import store
@@ -85,14 +84,9 @@ def distributor(labctl: Labctl, image: store.Image, tmp_path: Path) -> Iterator[
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         data = tmp_path / "data"
-        # The program with one guest more: guests are data beside the package.
-        program = tmp_path / "program"
-        for part in ("labctl", "topologies", "cloud-init", "tests/labs"):
-            shutil.copytree(ROOT / part, program / part)
-        shutil.copy(ROOT / f"tests/vm/guests/{NAME}.sh", program / "cloud-init/images")
-        (program / f"cloud-init/guests/{NAME}.yaml").write_text(yaml.safe_dump(_guest(disk, server.server_port)))
-        labctl.environment |= {"PYTHONPATH": str(program), "PYTHONSAFEPATH": "1", "XDG_DATA_HOME": str(data),
-                               "NO_PROXY": "127.0.0.1", "LABCTL_GUEST": NAME}
+        labctl.environment |= program(tmp_path / "program", {NAME: _guest(disk, server.server_port)},
+                                      ROOT / f"tests/vm/guests/{NAME}.sh")
+        labctl.environment |= {"XDG_DATA_HOME": str(data), "NO_PROXY": "127.0.0.1", "LABCTL_GUEST": NAME}
         yield Distributor(labctl, server.server_port, data)
         server.shutdown()
         thread.join()
