@@ -23,6 +23,7 @@ class Panel(StrEnum):
     labs = "Labs"
     nodes = "Nodes"
     steps = "Steps"
+    faults = "Faults"
     kept = "What is kept of labs"
     topologies = "Topologies"
     setup = "Setting up"
@@ -33,6 +34,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
                   help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Labs as they were at a moment, to go back to.")
 app.add_typer(checkpoint_app, name="checkpoint", rich_help_panel=Panel.kept)
+fault_app = typer.Typer(no_args_is_help=True, help="Break something on purpose: 'labctl heal' puts it back.")
+app.add_typer(fault_app, name="fault", rich_help_panel=Panel.faults)
 image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
 app.add_typer(image_app, name="image", rich_help_panel=Panel.setup)
 bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")

@@ -34,6 +34,7 @@ from labctl.cli.common import (
     say_next,
 )
 from labctl.labs import lab, leftovers, lifecycle, record, rewind, targets
+from labctl.labs.journal import Journal
 from labctl.language import catalog
 from labctl.plan import plan
 
@@ -170,6 +171,7 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
     found = targets.one_lab(name)
     states = found.states()
     applied = found.applied(states)
+    broken = Journal(found.directory).faults()
     holders = found.holders([name for name, done in applied.items() if done is not None])
     if output is not Output.table:
         nodes = [{"node": node.name, "state": states[node.name], "memory": node.memory,
@@ -177,7 +179,8 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
                   "steps": _step_states(node, applied[node.name])} for node in found.plan.nodes]
         print_data({"version": 2, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
                     "accel": found.record.accel, "host": found.record.libvirt_uri, "plan": found.plan.digest,
-                    "nodes": nodes, "vips": {str(address): held for address, held in holders.items()}}, output)
+                    "nodes": nodes, "faults": [fault.model_dump(mode="json") for fault in broken],
+                    "vips": {str(address): held for address, held in holders.items()}}, output)
         return
     out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
               f"{_state(found)}", markup=False, soft_wrap=True)
@@ -185,6 +188,9 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
                   display.mapping_rows(states, applied, found.plan.nodes))
     for address, held in holders.items():
         out.print(f"{address}: {_who_holds(held)}", markup=False, soft_wrap=True)
+    for fault in broken:
+        out.print(f"broken on purpose: {fault.what} ('labctl heal {fault.id}' puts it back)", markup=False,
+                  soft_wrap=True)
 
 
 def _step_states(node: plan.PlannedNode, applied: set[str] | None) -> list[dict[str, Any]]:

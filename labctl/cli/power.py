@@ -1,5 +1,6 @@
 """Commands that switch nodes on and off."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -15,7 +16,9 @@ from labctl.cli.common import (
     progress_of,
 )
 from labctl.labs import power, targets
-from labctl.labs.lab import Lab
+from labctl.labs.journal import Journal
+from labctl.labs.lab import Lab, locked
+from labctl.plan.plan import PlannedNode
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Pull the plug, also of a node that does not answer.")]
 
@@ -27,6 +30,7 @@ def start(target: PatternArgument, output: EventsOption = Events.text) -> None:
     must_be_open(found)
     with progress_of(nodes, output) as progress:
         trouble = power.start(found, nodes, progress)
+        _keep_broken(found, nodes)
     _say_what_came_of_it(found, trouble)
 
 
@@ -48,7 +52,17 @@ def reboot(target: PatternArgument, force: ForceOption = False, output: EventsOp
     must_be_open(found)
     with progress_of(nodes, output) as progress:
         trouble = power.reboot(found, nodes, progress, force=force)
+        _keep_broken(found, nodes)
     _say_what_came_of_it(found, trouble)
+
+
+def _keep_broken(found: Lab, nodes: Sequence[PlannedNode]) -> None:
+    """What is broken on purpose stays so after a boot, until somebody heals it."""
+    if Journal(found.directory).faults():
+        from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what is seldom needed)
+
+        with locked(found.name):
+            Faults(found).booted([node.name for node in nodes])
 
 
 def _say_what_came_of_it(found: Lab, trouble: str) -> None:

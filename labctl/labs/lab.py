@@ -17,6 +17,7 @@ from labctl.base.suggest import did_you_mean
 from labctl.images import store
 from labctl.images.store import Image
 from labctl.labs import readiness, record
+from labctl.labs.journal import Journal
 from labctl.labs.record import Record, load_plan
 from labctl.labs.ssh import Ssh
 from labctl.machines import keys, sockets
@@ -241,6 +242,15 @@ class Lab:
         self.ssh.close(node.name)
         self.provider.destroy(node.name)
 
+    def forget_faults(self, nodes: Sequence[PlannedNode]) -> None:
+        """Strike out the faults of nodes that are about to be made anew, and have the room do nothing for them more."""
+        journal = Journal(self.directory)
+        if len(nodes) == len(self.plan.nodes):
+            journal.discard()
+        else:
+            names = {node.name for node in nodes}
+            journal.remove([fault for fault in journal.faults() if names & set(fault.nodes)])
+
     def apply(self, node: PlannedNode, step: Step) -> None:
         """Do a step on a running node."""
         self._script(node, step, apply_script(step), "done")
@@ -290,11 +300,14 @@ def labs() -> list[Lab]:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the lock of the lab called `name` while changing it. Raises LabError if another labctl holds it."""
+def locked(name: str, seconds: float = 0) -> Iterator[None]:
+    """Hold the lock of the lab called `name` while changing it.
+
+    Raises LabError if another labctl holds it, and goes on to do so for so many seconds.
+    """
     record.check_name(name)
     paths.labs().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.labs() / f".{name}.lock", timeout=0)
+    lock = FileLock(paths.labs() / f".{name}.lock", timeout=seconds)
     try:
         with lock:
             _sign_of_a_test(name).unlink(missing_ok=True)  # A killed test may have left it.

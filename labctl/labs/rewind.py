@@ -261,6 +261,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
     # If this is interrupted, the lab counts as not ready, and the next 'up' makes it anew.
     with files.filling(lab.directory, None):
         lab.save(ready=False)
+    lab.forget_faults(nodes)
     try:
         of_each(nodes, lab.crash)
         if everything:

@@ -158,17 +158,31 @@ class Provider:
                      Deadline(_SETTLE_SECONDS), interval=0.1):
             raise LabError("libvirt does not finish its work on a machine.", hint="'labctl down' ends all of the lab.")
 
-    def suspend(self) -> None:
-        """Suspend all nodes, in as short a time as possible."""
-        self._all("The machines could not be held still", lambda domain: domain.suspend())
+    def suspend(self, node: str | None = None) -> None:
+        """Suspend all nodes, in as short a time as possible, or one of them."""
+        self._all("The machines could not be held still", lambda domain: domain.suspend(), node)
 
-    def resume(self) -> None:
-        """Resume all suspended nodes, in as short a time as possible."""
+    def resume(self, node: str | None = None) -> None:
+        """Resume all suspended nodes, in as short a time as possible, or one of them if it exists."""
         def resume(domain: Any) -> None:
             if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
 
-        self._all("The machines could not go on", resume)
+        self._all("The machines could not go on", resume, node)
+
+    def set_link(self, node: str, mac: str, *, up: bool) -> None:
+        """Plug the cable of one of a node's interfaces in, or pull it; the guest sees its carrier come or go."""
+        def update() -> None:
+            domain = self._domain(node)
+            interface = next(each for each in ET.fromstring(domain.XMLDesc()).iterfind("devices/interface")
+                             if each.find(f"mac[@address='{mac}']") is not None)
+            for link in interface.findall("link"):
+                interface.remove(link)
+            ET.SubElement(interface, "link", state="up" if up else "down")
+            domain.updateDeviceFlags(ET.tostring(interface, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        done = "plugged in" if up else "pulled"
+        self._do(f"The cable of '{node}' could not be {done}", _CHANGE_SECONDS, update, node)
 
     def attach(self, node: str, xml: str) -> None:
         """Plug a device into a running node."""
@@ -254,10 +268,15 @@ class Provider:
             return False
         return True
 
-    def _all(self, failure: str, work: Callable[[Any], None]) -> None:
-        """Do something to each machine in turn, going on past failures. Raises the first failure at the end."""
+    def _all(self, failure: str, work: Callable[[Any], None], only: str | None = None) -> None:
+        """Do something to each machine in turn, or to one of them, going on past failures.
+
+        Raises the first failure at the end.
+        """
         failures = []
         for node, domain in self._do(failure, _QUESTION_SECONDS, lambda: list(self._domains())):
+            if only not in (None, node):
+                continue
             try:
                 self._do(failure, _HOLD_SECONDS, partial(work, domain), node)
             except LabError as error:

@@ -14,7 +14,7 @@ import pytest
 from labctl.base.errors import LabError
 from labctl.base.resources import CHECKS
 from labctl.labs.lab import Lab, under_test
-from labctl.observe.faults import Faults
+from labctl.observe.faults.faults import Faults
 from labctl.observe.selection import matching
 from labctl.observe.verdict import Check, CheckFailed, Verdict, Watcher
 
@@ -35,7 +35,7 @@ def run(lab: Lab, watcher: Watcher, expression: str = "", seed: int | None = Non
     Raises LabError for an expression that makes no sense.
     """
     suite = _Suite(lab, expression, watcher=watcher, seed=seed)
-    faults = Faults(lab)
+    faults = Faults(lab, by="check")
     with under_test(lab.name), _interruptible(suite) as interruption:
         try:
             faults.mend(watcher.say)

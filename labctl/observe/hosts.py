@@ -5,7 +5,6 @@ from typing import Any
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
-from labctl.base.errors import LabError
 from labctl.labs.lab import Lab
 
 ASK_SECONDS = 60
@@ -15,14 +14,6 @@ ASK_SECONDS = 60
 def host(lab: Lab, node: str) -> Host:
     """A node as a testinfra host; a command raises Unreachable where the node does not answer in time."""
     return Host(_Backend(lab, node))
-
-
-def do(lab: Lab, node: str, command: str) -> None:
-    """Have a node run a command that has to succeed. Raises LabError."""
-    result = host(lab, node).run(command)
-    if result.rc:
-        said = (result.stderr or result.stdout).strip().splitlines()
-        raise LabError(f"'{command}' failed on '{node}': {said[-1] if said else 'it said nothing'}")
 
 
 class _Backend(BaseBackend):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from labctl.base.wait import Deadline, until
 from labctl.labs.lab import Lab
 from labctl.language.services import Frontend, Ipvs, Service
 from labctl.observe import hosts
-from labctl.observe.faults import Faults
+from labctl.observe.faults.faults import Faults
 from labctl.observe.verdict import CheckFailed
 from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, longest_gap, mac_to_node
 from labctl.plan.plan import PlannedNode
@@ -50,7 +50,7 @@ class Observer:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.plan = lab.plan
-        self.faults = Faults(lab)
+        self.faults = Faults(lab, by="check")
         self._next_port = 0
         self._next_source = 0
 

@@ -108,10 +108,14 @@ class Plan(Model):
                            hint=did_you_mean(service, self.topology.services))
         return [(node, step) for node in self.nodes for step in node.steps if step.service == service]
 
-    def access_address(self, node: PlannedNode) -> IPv4Address:
-        """The address at which the physical machine reaches a node: on the node's first network with a host address."""
+    def access(self, node: PlannedNode) -> Interface:
+        """Where the physical machine reaches a node: the interface on its first network with a host address."""
         reachable = {network.name for network in self.networks if network.host}
-        return next(interface.address for interface in node.interfaces if interface.network in reachable)
+        return next(interface for interface in node.interfaces if interface.network in reachable)
+
+    def access_address(self, node: PlannedNode) -> IPv4Address:
+        """The address at which the physical machine reaches a node."""
+        return self.access(node).address
 
     def clients(self) -> list[PlannedNode]:
         """The nodes that checks run from."""

@@ -1,64 +1,16 @@
 """labctl.observe.faults: what is broken on purpose is put back, whatever happens meanwhile."""
 
-from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from subprocess import CompletedProcess
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import pytest
-from samples import NAT, plan_of
+from played import Played, faults_of
 
-from labctl.base.errors import LabError, Unreachable
-from labctl.observe.faults import Fault, Faults
+from labctl.base.errors import LabError
+from labctl.labs.journal import Journal
+from labctl.observe.faults import wanted
+from labctl.observe.faults.faults import Faults
 from labctl.observe.observer import free_addresses
-
-if TYPE_CHECKING:
-    from labctl.labs.lab import Lab
-    from labctl.plan.plan import PlannedNode
-
-
-class Played:
-    """A lab of which every node does what it is told, but those that are silent."""
-
-    def __init__(self, directory: Path) -> None:
-        self.plan = plan_of(NAT)
-        self.directory = directory
-        self.patience = 1.0
-        self.ssh = self
-        self.done: list[str] = []
-        self.silent: set[str] = set()
-        self.off: set[str] = set()
-
-    def run(self, node: str, script: str, timeout: float) -> CompletedProcess[str]:
-        """See Ssh."""
-        del timeout
-        if node in self.silent:
-            raise Unreachable(f"The node '{node}' did not answer.")
-        self.done.append(f"{node}: {script.removeprefix('{ ').removesuffix(chr(10) + '} </dev/null')}")
-        return CompletedProcess([], 0, "", "")
-
-    def crash(self, node: "PlannedNode") -> None:
-        """See Lab."""
-        self.off.add(node.name)
-        self.done.append(f"{node.name} off")
-
-    def start(self, node: "PlannedNode") -> None:
-        """See Lab."""
-        self.off.discard(node.name)
-        self.done.append(f"{node.name} on")
-
-    def states(self) -> dict[str, str]:
-        """See Lab."""
-        return {node.name: "off" if node.name in self.off else "running" for node in self.plan.nodes}
-
-    def gates(self, _: object) -> object:
-        """See Lab."""
-        def wait_for_nodes(nodes: "Iterable[PlannedNode]") -> None:
-            self.done.extend(f"{node.name} there" for node in nodes)
-
-        return SimpleNamespace(wait_for_nodes=wait_for_nodes, wait_for_service=lambda: self.done.append("serves"))
 
 
 @pytest.fixture
@@ -66,31 +18,40 @@ def lab(tmp_path: Path) -> Played:
     return Played(tmp_path)
 
 
-def faults_of(lab: Played) -> Faults:
-    return Faults(cast("Lab", lab))
+def kinds(faults: Faults) -> list[str]:
+    return [fault.what for fault in faults.in_force()]
 
 
 def test_it_is_broken_for_the_length_of_the_block(lab: Played) -> None:
-    faults = faults_of(lab)
+    faults = faults_of(lab, by="check")
     with faults.stop("rs1", "httpd"), faults.crash("lvs"):
-        assert lab.done == ["rs1: systemctl stop httpd", "lvs off"]
-        assert faults.left() == [Fault(node="rs1", mend="systemctl start httpd"), Fault(node="lvs", mend="")]
-    assert lab.done[2:] == ["lvs on", "lvs there", "rs1: systemctl start httpd"]
-    assert faults.left() == []
+        assert lab.broken == {"rs1 httpd stopped", "lvs off"}
+        assert kinds(faults) == ["stop rs1 httpd", "crash lvs"]
+    assert lab.broken == set()
+    assert lab.said == ["lvs there"]
+    assert faults.in_force() == []
 
 
 def test_and_put_back_when_the_check_fails(lab: Played) -> None:
-    with pytest.raises(ValueError, match="wrong"), faults_of(lab).command("rs1", "do", "mend"):
+    with pytest.raises(ValueError, match="wrong"), faults_of(lab).command("rs1", "break x", "mend x"):
+        assert lab.broken == {"rs1 x"}
         raise ValueError("wrong")
-    assert lab.done == ["rs1: do", "rs1: mend"]
+    assert lab.broken == set()
+
+
+def test_what_could_not_be_broken_is_not_in_force(lab: Played) -> None:
+    lab.silent.add("rs1")
+    for what in (wanted.stop(lab.plan, "rs1", "cron.service"), wanted.command(lab.plan, "rs1", "break x", "mend x")):
+        with pytest.raises(LabError, match="did not answer"):
+            faults_of(lab).make(what)
+    assert faults_of(lab).in_force() == []
 
 
 def interrupted(lab: Played) -> Faults:
-    faults = faults_of(lab)
-    with pytest.raises(KeyboardInterrupt), faults.stop("rs1", "httpd"), faults.command("rs2", "do", "mend"), \
+    faults = faults_of(lab, by="check")
+    with pytest.raises(KeyboardInterrupt), faults.stop("rs1", "httpd"), faults.command("rs2", "break x", "mend x"), \
             faults.crash("lvs"):
         raise KeyboardInterrupt
-    del lab.done[:]
     return faults
 
 
@@ -98,26 +59,28 @@ def test_an_interruption_puts_back_what_takes_no_time(lab: Played) -> None:
     said: list[str] = []
     faults = interrupted(lab)
     faults.hurry(said.append)
-    assert sorted(lab.done) == ["lvs on", "rs1: systemctl start httpd", "rs2: mend"]
+    assert lab.broken == set()
     assert said == ["'lvs' was switched off, and boots again."]
-    assert faults.left() == [Fault(node="lvs", mend="")]
+    assert kinds(faults) == ["crash lvs"]
 
 
 def test_the_next_test_puts_back_the_rest_and_waits_until_the_lab_serves(lab: Played) -> None:
     interrupted(lab).hurry(lambda _: None)
-    del lab.done[:]
     said: list[str] = []
-    faults_of(lab).mend(said.append)
-    assert lab.done == ["lvs there", "serves"]
+    faults_of(lab, by="check").mend(said.append)
+    assert lab.said == ["lvs there", "serves"]
     assert said == ["The last test was interrupted; what it had broken is put back, and 'lvs' boots."]
-    faults_of(lab).mend(said.append)
+    faults_of(lab, by="check").mend(said.append)
     assert len(said) == 1
 
 
-def test_what_a_killed_test_broke_is_put_back_the_last_one_first(lab: Played) -> None:
+def test_what_a_killed_test_broke_is_put_back_and_nothing_of_the_users(lab: Played) -> None:
+    faults_of(lab).make(wanted.hang(lab.plan, "rs2", "nginx"))
     interrupted(lab)
-    faults_of(lab).mend(lambda _: None)
-    assert lab.done == ["lvs on", "lvs there", "rs2: mend", "rs1: systemctl start httpd", "serves"]
+    faults_of(lab, by="check").mend(lambda _: None)
+    assert lab.broken == {"rs2 nginx hung"}
+    assert lab.said == ["lvs there", "serves"]
+    assert kinds(faults_of(lab)) == ["hang rs2 nginx"]
 
 
 def test_a_node_that_is_silent_is_named_and_put_back_later(lab: Played) -> None:
@@ -126,10 +89,88 @@ def test_a_node_that_is_silent_is_named_and_put_back_later(lab: Played) -> None:
     said: list[str] = []
     faults.hurry(said.append)
     assert "'rs2' is not as it was yet; the next 'labctl test' puts it back." in said
-    assert Fault(node="rs2", mend="mend") in faults.left()
+    assert "command rs2 break x" in kinds(faults)
     faults.mend(said.append)
-    assert said[-1] == "Not all of it could be put back: The node 'rs2' did not answer."
-    assert faults.left() == []
+    assert said[-1].startswith("Not all of it could be put back: 'mend x' failed on 'rs2'")
+    assert faults.in_force() == []
+
+
+# ---- One after the other, in any order ---------------------------------------------------------------------
+
+
+def test_each_fault_has_a_number_of_its_own_also_after_a_reset(lab: Played) -> None:
+    faults = faults_of(lab)
+    first = faults.make(wanted.freeze(lab.plan, "rs1"))
+    assert faults.heal(first)
+    second = faults.make(wanted.freeze(lab.plan, "rs1"))
+    Journal(lab.directory).discard()
+    third = faults.make(wanted.stop(lab.plan, "rs2", "cron.service"))
+    assert [first.id, second.id, third.id] == [1, 2, 3]
+
+
+def test_what_is_off_or_stands_still_breaks_no_further(lab: Played) -> None:
+    faults = faults_of(lab)
+    faults.make(wanted.freeze(lab.plan, "rs1"))
+    faults.make(wanted.crash(lab.plan, "rs2"))
+    for what in (wanted.stop(lab.plan, "rs1", "cron.service"), wanted.crash(lab.plan, "rs2"),
+                 wanted.freeze(lab.plan, "rs1"), wanted.unplug(lab.plan, "rs2")):
+        with pytest.raises(LabError, match="is in force"):
+            faults.make(what)
+    assert kinds(faults) == ["freeze rs1", "crash rs2"]
+    faults.make(wanted.crash(lab.plan, "rs1"))
+    assert kinds(faults) == ["crash rs2", "crash rs1"]
+    lab.off.add("lvs")
+    with pytest.raises(LabError, match="The node 'lvs' is off"):
+        faults.make(wanted.freeze(lab.plan, "lvs"))
+
+
+def test_what_cannot_be_reached_heals_as_soon_as_it_can_be(lab: Played) -> None:
+    faults = faults_of(lab)
+    stopped = faults.make(wanted.stop(lab.plan, "rs1", "cron.service"))
+    pulled = faults.make(wanted.unplug(lab.plan, "rs1"))
+    assert not faults.heal(stopped)
+    assert [fault.over for fault in faults.in_force()] == [True, False]
+    assert lab.broken == {"rs1 cron.service stopped", "rs1 lan unplugged"}
+    assert faults.heal(pulled)
+    assert lab.broken == set()
+    assert faults.in_force() == []
+
+
+def test_a_boot_heals_nothing_but_what_was_over(lab: Played) -> None:
+    faults = faults_of(lab)
+    faults.make(wanted.stop(lab.plan, "rs1", "cron.service"))
+    over = faults.make(wanted.hang(lab.plan, "rs1", "nginx"))
+    faults.make(wanted.kill(lab.plan, "rs1", "crond"))
+    faults.make(wanted.unplug(lab.plan, "rs1"))
+    crashed = faults.make(wanted.crash(lab.plan, "rs1"))
+    assert not faults.heal(over)
+    faults.heal(crashed)
+    assert lab.broken == {"rs1 cron.service stopped", "rs1 lan unplugged"}
+    assert kinds(faults) == ["stop rs1 cron.service", "unplug rs1"]
+
+
+def test_a_journal_that_cannot_be_read_is_no_traceback(lab: Played) -> None:
+    (lab.directory / "faults.json").write_text('{"version": 1, "faults": [{}]}')
+    with pytest.raises(LabError, match="cannot be read"):
+        faults_of(lab).in_force()
+
+
+@pytest.mark.parametrize(("program", "said"), [
+    ("sshd", "nothing could be put back"), ("a b", "not the name of a program"), ("$(x)", "not the name of a program")])
+def test_programs_that_nobody_should_break(lab: Played, program: str, said: str) -> None:
+    for want in (wanted.kill, wanted.hang):
+        with pytest.raises(LabError, match=said):
+            want(lab.plan, "rs1", program)
+
+
+def test_a_service_is_stopped_by_any_of_its_names(lab: Played) -> None:
+    for name in ("apache", "httpd", "apache2"):
+        assert wanted.stop(lab.plan, "rs1", name).options == {"units": "apache2"}
+    with pytest.raises(LabError, match="no service called 'apach'") as caught:
+        wanted.stop(lab.plan, "rs1", "apach")
+    assert "'apache'" in caught.value.hint
+    with pytest.raises(LabError, match="reaches nodes by SSH"):
+        wanted.stop(lab.plan, "rs1", "ssh.service")
 
 
 # ---- Addresses for a client -----------------------------------------------------------------------------------

@@ -1,0 +1,217 @@
+"""Commands that break something on purpose, and put it back."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from labctl.base.errors import LabError
+from labctl.base.suggest import did_you_mean
+from labctl.cli import display
+from labctl.cli.common import (
+    LabArgument,
+    LabOption,
+    NodeArgument,
+    Output,
+    OutputOption,
+    Panel,
+    command,
+    err,
+    fault_app,
+    must_be_open,
+    node_names,
+    out,
+    print_data,
+    progress_of,
+)
+from labctl.labs import lab, targets
+from labctl.labs.journal import Fault, Journal, Wanted
+from labctl.labs.lab import Lab, locked
+from labctl.observe.faults import wanted
+from labctl.plan.plan import Plan
+
+_LONGEST = 7 * 86_400
+_LOCK_SECONDS = 3
+"""A fault may be healing by itself just now."""
+
+
+def line_names() -> list[str]:
+    """For completion."""
+    pairs = [(node.name, interface.network) for found in lab.labs() for node in found.plan.nodes
+             for interface in node.interfaces]
+    return [*node_names(), *(f"{node}:{network}" for node, network in pairs)]
+
+
+def service_names() -> list[str]:
+    """For completion."""
+    plans = [found.plan for found in lab.labs()]
+    return sorted({name for plan in plans for node in plan.nodes for step in node.steps if step.units
+                   for name in (step.service or step.name, step.name, *step.units)})
+
+
+def fault_names() -> list[str]:
+    """For completion."""
+    faults = [(found.name, fault) for found in lab.labs() for fault in Journal(found.directory).faults()]
+    ids = [str(fault.id) for _, fault in faults]
+    return [*ids, *(f"{name}/{fault.id}" for name, fault in faults),
+            *sorted({node for _, fault in faults for node in fault.nodes})]
+
+
+LineArgument = Annotated[str, typer.Argument(
+    metavar="NODE[:NETWORK]", help="A node, or its cable to one network; LAB/ may go before it.",
+    autocompletion=line_names, show_default=False)]
+ProgramArgument = Annotated[str, typer.Argument(help="Its name, as 'ps -e' shows it.", show_default=False)]
+ForOption = Annotated[float | None, typer.Option(
+    "--for", metavar="SECONDS", min=0.1, max=_LONGEST, help="Heal by itself after so long.", show_default=False)]
+
+
+@command(None, "labctl fault crash lvs-m", "labctl fault crash lvs-m --for 30", of=fault_app)
+def crash(node: NodeArgument, seconds: ForOption = None) -> None:
+    """Cut a node's power; when that heals, it boots."""
+    _make(node, wanted.crash, seconds)
+
+
+@command(None, "labctl fault freeze lvs-m", of=fault_app)
+def freeze(node: NodeArgument, seconds: ForOption = None) -> None:
+    """Have a machine stand still: it is silent, but its port is up, and others still know its address."""
+    _make(node, wanted.freeze, seconds)
+
+
+@command(None, "labctl fault unplug rs1", "labctl fault unplug lvs:lan", of=fault_app)
+def unplug(line: LineArgument, seconds: ForOption = None) -> None:
+    """Pull a node's cable to a network, or all of them: its carrier is gone."""
+    node, _, network = line.partition(":")
+    _make(node, lambda plan, name: wanted.unplug(plan, name, network if ":" in line else None), seconds)
+
+
+@command(None, "labctl fault stop rs1 httpd", "labctl fault stop rs1 cron.service", of=fault_app)
+def stop(
+    node: NodeArgument,
+    service: Annotated[str, typer.Argument(
+        help="A service of the topology, a step with units, or a unit of systemd's.", autocompletion=service_names,
+        show_default=False)],
+    seconds: ForOption = None,
+) -> None:
+    """Stop a service on a node, in good order."""
+    _make(node, lambda plan, name: wanted.stop(plan, name, service), seconds)
+
+
+@command(None, "labctl fault kill lvs-m keepalived", of=fault_app)
+def kill(node: NodeArgument, program: ProgramArgument, seconds: ForOption = None) -> None:
+    """Kill all processes of a program; when that heals, its unit is started if it is not running."""
+    _make(node, lambda plan, name: wanted.kill(plan, name, program), seconds)
+
+
+@command(None, "labctl fault hang rs1 apache2 --for 20", of=fault_app)
+def hang(node: NodeArgument, program: ProgramArgument, seconds: ForOption = None) -> None:
+    """Have all processes of a program stand still: its ports are open, and nobody answers."""
+    _make(node, lambda plan, name: wanted.hang(plan, name, program), seconds)
+
+
+@command(Panel.faults, "labctl faults", "labctl faults -o json")
+def faults(name: LabArgument = None, output: OutputOption = Output.table) -> None:
+    """List what is broken on purpose, and since when."""
+    found = targets.one_lab(name)
+    in_force = Journal(found.directory).faults()
+    if output is not Output.table:
+        print_data({"version": 1, "lab": found.name, "faults": rows(in_force)}, output)
+    elif in_force:
+        display.table(out, ["ID", "FAULT", "SINCE", "HEALS", "BY"], [
+            [str(fault.id), fault.what, f"{fault.since.astimezone():%H:%M:%S}", _heals(fault),
+             "" if fault.by == "user" else "a check"] for fault in in_force])
+    else:
+        err.print(f"Nothing is broken on purpose in the lab '{found.name}'.", markup=False)
+
+
+@command(Panel.faults, "labctl heal", "labctl heal 3", "labctl heal lvs-m", "labctl heal --all")
+def heal(
+    target: Annotated[str | None, typer.Argument(
+        metavar="[ID|NODE]", help="A fault, or all faults of a node; LAB/ may go before it. The only one there is if "
+        "it is left out.", autocompletion=fault_names, show_default=False)] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All faults of the lab.")] = False,
+    name: LabOption = None,
+) -> None:
+    """Put back what is broken on purpose, in any order."""
+    from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what other commands do not need)
+
+    before, _, target_ = (target or "").rpartition("/")
+    found = targets.one_lab(before or name)
+    must_be_open(found)
+    with locked(found.name, _LOCK_SECONDS):
+        there = Faults(found)
+        chosen = _chosen(found, there.in_force(), target_, all_=all_)
+        booting = [found.plan.node(fault.nodes[0]) for fault in chosen if fault.kind == "crash"]
+        failures = []
+        with progress_of(booting) as progress:
+            for fault in chosen:
+                if fault.id not in {each.id for each in there.in_force()}:
+                    continue  # It has ended together with one that was healed just now.
+                try:
+                    done = there.heal(fault, progress)
+                except LabError as error:
+                    failures.append(error)
+                    continue
+                progress.say(f"{fault.id}: '{fault.what}' is healed." if done else
+                             f"{fault.id}: '{fault.what}' heals as soon as '{fault.nodes[0]}' can be reached.")
+    if failures:
+        raise LabError("\n".join(error.message for error in failures), failures[0].hint)
+
+
+def _chosen(found: Lab, in_force: list[Fault], target: str, *, all_: bool) -> list[Fault]:
+    """The faults that are meant, in an order in which they can be healed. Raises LabError with the candidates."""
+    if all_ and target:
+        raise LabError(f"'--all' and '{target}' do not go together.", hint="'--all' are all faults of the lab.")
+    if target:
+        numbers = {str(fault.id): fault for fault in in_force}
+        nodes = [node.name for node in found.plan.nodes]
+        if target in numbers:
+            return [numbers[target]]
+        if target in nodes:
+            chosen = [fault for fault in in_force if target in fault.nodes]
+            if not chosen:
+                raise LabError(f"Nothing is broken on purpose at '{target}'.", hint=_known(in_force))
+        else:
+            if target.isdigit():
+                raise LabError(f"No fault {target} is in force.", hint=_known(in_force))
+            raise LabError(f"The lab '{found.name}' has no node called '{target}'.", hint=did_you_mean(target, nodes))
+    elif not in_force:
+        raise LabError(f"Nothing is broken on purpose in the lab '{found.name}'.")
+    elif len(in_force) > 1 and not all_:
+        raise LabError("Several faults are in force; say which.", hint=f"{_known(in_force)} '--all' heals all of them.")
+    else:
+        chosen = in_force
+    # The way in comes first, and what takes long last.
+    return sorted(chosen, key=lambda fault: {"unplug": 0, "freeze": 1, "crash": 3}.get(fault.kind, 2))
+
+
+def _known(in_force: list[Fault]) -> str:
+    return f"There are: {', '.join(f'{fault.id} ({fault.what})' for fault in in_force)}." if in_force else ""
+
+
+def rows(in_force: list[Fault]) -> list[dict[str, object]]:
+    """Faults as other programs get them."""
+    return [fault.model_dump(mode="json") for fault in in_force]
+
+
+def _heals(fault: Fault) -> str:
+    if fault.over:
+        return f"when {fault.nodes[0]} can be reached"
+    return f"{fault.until.astimezone():%H:%M:%S}" if fault.until else ""
+
+
+def _make(target: str, want: Callable[[Plan, str], Wanted], seconds: float | None) -> None:
+    """Make a fault that is about one node."""
+    found, node = targets.one_node(target)
+    _make_in(found, want(found.plan, node.name), seconds)
+
+
+def _make_in(found: Lab, want: Wanted, seconds: float | None) -> None:
+    from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what other commands do not need)
+
+    must_be_open(found)
+    with locked(found.name, _LOCK_SECONDS):
+        fault = Faults(found).make(want, seconds)
+    heals = f"in {seconds:g} s by itself, or by" if seconds else "by"
+    suffix = f"{found.name}/{fault.id}" if len(lab.names()) > 1 else fault.id
+    err.print(f"{fault.id}: '{fault.what}' is in force. It heals {heals} 'labctl heal {suffix}'.", markup=False,
+              soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What is broken on purpose, and put back: by the command line, by checks and in Python the same way."""

@@ -1,0 +1,239 @@
+"""The kinds of faults: how each is made, and how it heals.
+
+Those inside a guest are shell scripts in cloud-init/faults. The others do something to a machine, or to the room around
+it; they look at all faults in force and bring the room to what these say, so that any of them may go first.
+"""
+
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+from typing_extensions import override
+
+from labctl.base.errors import LabError
+from labctl.base.progress import Progress
+from labctl.base.resources import FAULTS
+from labctl.base.types import Model
+from labctl.base.yamlfile import read_file
+from labctl.labs.journal import Fault, Wanted
+from labctl.labs.lab import Lab
+from labctl.plan.plan import PlannedNode
+
+_SECONDS = 60
+"""For a node to take a command, without emulation."""
+_SILENCED = {"crash": "is off", "freeze": "stands still"}
+"""What a node does of which nothing more can be broken."""
+
+
+class Kind(ABC):
+    """One kind of fault."""
+
+    in_guest = False
+    """It is made, and heals, over SSH."""
+    ends_at_boot = False
+    """A node that boots has it no more, and does not get it again."""
+    survives_boot = False
+    """A node that boots has it still."""
+
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """Raise LabError for a fault that cannot be made now, before it is written down."""
+        for other in others:
+            if other.kind in _SILENCED and set(other.nodes) & set(wanted.nodes):
+                raise LabError(f"'{other.nodes[0]}' {_SILENCED[other.kind]}: '{other.what}' is in force.",
+                               hint=f"'labctl heal {other.id}' ends it.")
+        states = lab.states()
+        for name in wanted.nodes:
+            lab.must_run(lab.plan.node(name), states)
+
+    @abstractmethod
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Make the fault, or make sure that it is there. Raises LabError."""
+
+    @abstractmethod
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Put it back, but for what others that are `left` have broken. Raises LabError."""
+
+
+class Crash(Kind):
+    """A machine's power is cut. It boots when that heals."""
+
+    ends_at_boot = True
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """A machine that stands still can lose its power as well."""
+        node = _node(lab, wanted)
+        states = lab.states()
+        if states[node.name] != "paused":
+            lab.must_run(node, states)
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Pull the plug."""
+        lab.crash(_node(lab, fault))
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Switch the machine on, unless somebody has done so, and wait until it is configured."""
+        node = _node(lab, fault)
+        gates = lab.gates(progress)
+        gates.turn_the_page([node])
+        self.switch_on(lab, fault)
+        gates.wait_for_nodes([node])
+
+    def switch_on(self, lab: Lab, fault: Fault) -> None:
+        """Switch the machine on, unless it is."""
+        node = _node(lab, fault)
+        if lab.states()[node.name] != "running":
+            lab.start(node)
+
+
+class Freeze(Kind):
+    """A machine stands still. For others it is silent, but its port is there, and so is its address in their tables."""
+
+    ends_at_boot = True
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Hold the machine."""
+        lab.ssh.close(_node(lab, fault).name)  # It would hang as well.
+        lab.provider.suspend(_node(lab, fault).name)
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Let it go on, if it is still there."""
+        lab.provider.resume(_node(lab, fault).name)
+
+
+class Unplug(Kind):
+    """The cable between a node and a network is pulled."""
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """A cable can be pulled once."""
+        super().look(lab, wanted, others)
+        for network in wanted.options["networks"]:
+            if network in unplugged(wanted.nodes[0], others):
+                raise LabError(f"'{wanted.nodes[0]}' is unplugged from '{network}' already.")
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Pull the cables that nobody has pulled yet."""
+        if lab.plan.access(_node(lab, fault)).network in fault.options["networks"]:
+            lab.ssh.close(fault.nodes[0])
+        self._set(lab, fault, in_force)
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Plug in the cables that nobody else has pulled."""
+        if fault.nodes[0] in lab.provider.states():
+            self._set(lab, fault, left)
+
+    def _set(self, lab: Lab, fault: Fault, in_force: Sequence[Fault]) -> None:
+        node = _node(lab, fault)
+        without = unplugged(node.name, in_force)
+        for interface in node.interfaces:
+            if interface.network in fault.options["networks"]:
+                lab.provider.set_link(node.name, interface.mac, up=interface.network not in without)
+
+
+class Script(Model):
+    """A fault inside a guest, as it is written in its YAML file."""
+
+    title: str
+    why: str
+    do: str
+    """Run again, it makes sure that the fault is there; `$again` is empty the first time."""
+    heal: str
+    """Puts it back, also where the fault is not there any more."""
+    lasts: bool = True
+    """It is a state, not an event: what has happened once is not made to happen again."""
+    survives_boot: bool = Field(default=False)
+
+
+class InGuest(Kind):
+    """A fault that a shell script makes on a node."""
+
+    in_guest = True
+
+    def __init__(self, file: Path) -> None:
+        self.script = Script.model_validate(read_file(file).data)
+        self.ends_at_boot = not self.script.lasts
+        self.survives_boot = self.script.survives_boot
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """The node has to be there for labctl."""
+        super().look(lab, wanted, others)
+        node = _node(lab, wanted)
+        for other in others:
+            if other.kind == "unplug" and lab.plan.access(node).network in unplugged(node.name, [other]):
+                raise LabError(f"'{node.name}' cannot be reached: it is unplugged.",
+                               hint=f"'labctl heal {other.id}' plugs it in.")
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Run the script."""
+        run(lab, fault.nodes[0], self.text(fault, self.script.do, again=again),
+            f"The fault '{fault.what}' could not be made")
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Put it back, and make sure that what is left on the node is still there: a program may have started."""
+        scripts = [self.text(fault, self.script.heal)]
+        for other in left:
+            kind = KINDS[other.kind]
+            if other.nodes == fault.nodes and not other.over and isinstance(kind, InGuest) and kind.script.lasts:
+                scripts.append(kind.text(other, kind.script.do, again=True))
+        run(lab, fault.nodes[0], "\n".join(scripts), f"The fault '{fault.what}' could not be healed")
+
+    def text(self, fault: Fault, script: str, *, again: bool = False) -> str:
+        """The script with what it has to know."""
+        values = {"id": fault.id, "again": "yes" if again else "", **fault.options}
+        lines = [f"{name}={shlex.quote(str(value))}" for name, value in values.items()]
+        return "\n".join(["(", "set -e", *lines, script, ") || exit"])
+
+
+class Command(Kind):
+    """A command of somebody's own breaks something, and another one puts it back."""
+
+    in_guest = True
+    survives_boot = True
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """Whether it can be made, it shows itself."""
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Run the command."""
+        run(lab, fault.nodes[0], fault.options["do"], f"'{fault.options['do']}' failed on '{fault.nodes[0]}'")
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Run the other one."""
+        run(lab, fault.nodes[0], fault.options["heal"], f"'{fault.options['heal']}' failed on '{fault.nodes[0]}'")
+
+
+KINDS: dict[str, Kind] = {
+    "crash": Crash(), "freeze": Freeze(), "unplug": Unplug(), "command": Command(),
+    **{path.stem: InGuest(path) for path in sorted(FAULTS.glob("*.yaml"))},
+}
+
+
+def unplugged(node: str, in_force: Sequence[Fault]) -> set[str]:
+    """The networks whose cables to a node are pulled."""
+    return {network for fault in in_force if fault.kind == "unplug" and fault.nodes == [node]
+            for network in fault.options["networks"]}
+
+
+def run(lab: Lab, node: str, script: str, failure: str, seconds: float | None = None) -> None:
+    """Have a node run a script that has to succeed. Raises LabError."""
+    # The shell reads the script from its standard input, of which the commands must not take any.
+    lab.ssh.do(node, f"{{ {script}\n}} </dev/null", seconds or _SECONDS * lab.patience, failure)
+
+
+def _node(lab: Lab, fault: Wanted) -> PlannedNode:
+    return lab.plan.node(fault.nodes[0])

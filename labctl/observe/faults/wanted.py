@@ -1,0 +1,93 @@
+"""What people want broken: each function makes one kind of fault of it, or says why that makes no sense. Pure."""
+
+import re
+
+from labctl.base.errors import LabError
+from labctl.base.suggest import did_you_mean
+from labctl.labs.journal import Wanted
+from labctl.plan.plan import Plan, PlannedNode
+
+_PROGRAM = re.compile(r"[\w.+:-]{1,64}", re.ASCII)
+_LONGEST_NAME = 15
+"""What the kernel knows of a program's name (proc_pid_comm(5))."""
+_WAY_IN = ("sshd", "systemd", "init", "sh", "bash", "dash")
+"""Programs without which nothing can be put back on a node."""
+_WAY_IN_UNITS = ("ssh", "sshd", "ssh.socket", "sshd.socket", "systemd-logind")
+
+
+def crash(plan: Plan, node: str) -> Wanted:
+    """A node loses its power."""
+    return Wanted(kind="crash", what=f"crash {node}", nodes=[plan.node(node).name])
+
+
+def freeze(plan: Plan, node: str) -> Wanted:
+    """A machine stands still."""
+    return Wanted(kind="freeze", what=f"freeze {node}", nodes=[plan.node(node).name])
+
+
+def unplug(plan: Plan, node: str, network: str | None = None) -> Wanted:
+    """The cable of a node to a network, or to all of its networks, is pulled."""
+    networks = _networks(plan.node(node), network)
+    return Wanted(kind="unplug", what=f"unplug {node}:{network}" if network else f"unplug {node}", nodes=[node],
+                  options={"networks": networks})
+
+
+def stop(plan: Plan, node: str, service: str) -> Wanted:
+    """A service of the topology, the units of a step, or a unit of systemd's is stopped."""
+    planned = plan.node(node)
+    by_name: dict[str, list[str]] = {}
+    for step in planned.steps:
+        for name in {step.name, step.service, *step.units} - {None}:
+            units = [name] if name in step.units else step.units
+            by_name[str(name)] = list(dict.fromkeys([*by_name.get(str(name), []), *units]))
+    by_name = {name: units for name, units in by_name.items() if units}
+    if service.removesuffix(".service") in _WAY_IN_UNITS:
+        raise LabError(f"Without '{service}' nothing could be put back on '{node}': labctl reaches nodes by SSH.",
+                       hint=f"'labctl fault unplug {node}' takes a node off its networks.")
+    if service not in by_name and not service.endswith((".service", ".timer", ".socket")):
+        raise LabError(f"'{node}' has no service called '{service}'.",
+                       hint=f"{did_you_mean(service, by_name)} A unit of systemd's is written with its ending, as "
+                            "'cron.service'.")
+    return Wanted(kind="stop", what=f"stop {node} {service}", nodes=[node],
+                  options={"units": " ".join(by_name.get(service, [service]))})
+
+
+def units(plan: Plan, node: str, names: str) -> Wanted:
+    """Units of systemd's on a node are stopped."""
+    return Wanted(kind="stop", what=f"stop {node} {names}", nodes=[plan.node(node).name], options={"units": names})
+
+
+def kill(plan: Plan, node: str, program: str) -> Wanted:
+    """All processes of a program die."""
+    return _program("kill", plan, node, program)
+
+
+def hang(plan: Plan, node: str, program: str) -> Wanted:
+    """All processes of a program stand still."""
+    return _program("hang", plan, node, program)
+
+
+def command(plan: Plan, node: str, do: str, heal: str) -> Wanted:
+    """A command breaks something, and another one puts it back."""
+    return Wanted(kind="command", what=f"command {node} {do.splitlines()[0][:40]}", nodes=[plan.node(node).name],
+                  options={"do": do, "heal": heal})
+
+
+def _program(kind: str, plan: Plan, node: str, program: str) -> Wanted:
+    plan.node(node)
+    if not _PROGRAM.fullmatch(program):
+        raise LabError(f"'{program}' is not the name of a program.",
+                       hint="A name is what 'ps -e' shows, as 'apache2' or 'keepalived'.")
+    if program in _WAY_IN:
+        raise LabError(f"Without '{program}' nothing could be put back on '{node}'.",
+                       hint=f"'labctl fault freeze {node}' has all of the machine hang.")
+    return Wanted(kind=kind, what=f"{kind} {node} {program}", nodes=[node],
+                  options={"program": program, "pattern": re.escape(program[:_LONGEST_NAME])})
+
+
+def _networks(node: PlannedNode, network: str | None) -> list[str]:
+    """The network that is meant of a node's, or all of them. Raises LabError."""
+    known = [interface.network for interface in node.interfaces]
+    if network is not None and network not in known:
+        raise LabError(f"'{node.name}' is on no network called '{network}'.", hint=did_you_mean(network, known))
+    return known if network is None else [network]
