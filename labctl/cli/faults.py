@@ -1,6 +1,6 @@
 """Commands that break something on purpose, and put it back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -27,6 +27,7 @@ from labctl.cli.common import (
 from labctl.labs import lab, targets
 from labctl.labs.journal import Fault, Journal, Wanted
 from labctl.labs.lab import Lab, locked
+from labctl.machines.filters import PROTOCOLS
 from labctl.observe.faults import wanted
 from labctl.plan.plan import Plan
 
@@ -82,6 +83,44 @@ def unplug(line: LineArgument, seconds: ForOption = None) -> None:
     """Pull a node's cable to a network, or all of them: its carrier is gone."""
     node, _, network = line.partition(":")
     _make(node, lambda plan, name: wanted.unplug(plan, name, network if ":" in line else None), seconds)
+
+
+@command(None, "labctl fault cut lvs-m lvs-s", "labctl fault cut lvs-m,lvs-s 'rs*' --one-way",
+         "labctl fault cut client", of=fault_app)
+def cut(
+    one: Annotated[str, typer.Argument(
+        metavar="NODE[,NODE]...", help="A node, or several; LAB/ may go before them, and 'rs*' are all of that name.",
+        autocompletion=node_names, show_default=False)],
+    other: Annotated[str | None, typer.Argument(
+        metavar="[NODE[,NODE]...]", help="The other side; all other nodes where it is left out.",
+        autocompletion=node_names, show_default=False)] = None,
+    one_way: Annotated[bool, typer.Option("--one-way", help="Only from the first side to the other.")] = False,
+    seconds: ForOption = None,
+) -> None:
+    """Have nothing pass between nodes that are on one network: a partition, split brain."""
+    first, *more = one.split(",")
+    found, nodes = targets.some_nodes(first)
+    here = [*(node.name for node in nodes), *_named(found, more)]
+    _make_in(found, wanted.cut(found.plan, here, _named(found, other.split(",") if other else []), one_way=one_way),
+             seconds)
+
+
+def _named(found: Lab, patterns: Sequence[str]) -> list[str]:
+    return [node.name for pattern in patterns
+            for node in targets.some_nodes(f"{found.name}/{pattern.removeprefix(f'{found.name}/')}")[1]]
+
+
+@command(None, "labctl fault block lvs-m vrrp", "labctl fault block rs1:lan tcp/80 --for 60", of=fault_app)
+def block(
+    line: LineArgument,
+    protocol: Annotated[str, typer.Argument(
+        help=f"{', '.join(PROTOCOLS)}, or a port such as tcp/8080.", autocompletion=lambda: [*PROTOCOLS],
+        show_default=False)],
+    seconds: ForOption = None,
+) -> None:
+    """Have what a node sends to other nodes and gets from them by one protocol get lost."""
+    node, _, network = line.partition(":")
+    _make(node, lambda plan, name: wanted.block(plan, name, protocol, network if ":" in line else None), seconds)
 
 
 @command(None, "labctl fault stop rs1 httpd", "labctl fault stop rs1 cron.service", of=fault_app)

@@ -1,6 +1,6 @@
 """What is broken on purpose in a lab: written down before it is broken, and until it is put back."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,9 @@ from pydantic import AwareDatetime, Field, ValidationError
 from labctl.base.errors import LabError
 from labctl.base.files import write_atomically
 from labctl.base.types import Model
+from labctl.machines.filters import Drop, matches
+from labctl.plan.domain import port
+from labctl.plan.plan import Plan
 
 
 class Wanted(Model):
@@ -95,3 +98,27 @@ class Journal:
         except LabError:
             page = _Page()
         self._write(page.model_copy(update={"faults": []}))
+
+
+def drops(plan: Plan, in_force: Sequence[Wanted]) -> list[Drop]:
+    """What the room has to keep from passing: what any of these faults says."""
+    def ports(nodes: Collection[str], network: str) -> list[str]:
+        return [port(plan, node, interface) for node in plan.nodes if node.name in nodes
+                for interface in node.interfaces if interface.network == network]
+
+    found = []
+    for fault in in_force:
+        for network in plan.networks:
+            match fault:
+                case Wanted(kind="cut", options={"one": one, "other": other, "one_way": one_way}):
+                    here, there = ports(one, network.name), ports(other, network.name)
+                    if here and there:
+                        found += [Drop(here, there), *([] if one_way else [Drop(there, here)])]
+                case Wanted(kind="block", options={"networks": networks, "protocol": protocol}):
+                    here = ports(fault.nodes, network.name)
+                    if here and network.name in networks:
+                        found += [drop for match in matches(protocol)
+                                  for drop in (Drop(here, (), match), Drop((), here, match))]
+                case _:
+                    pass
+    return found

@@ -17,16 +17,17 @@ from labctl.base.suggest import did_you_mean
 from labctl.images import store
 from labctl.images.store import Image
 from labctl.labs import readiness, record
-from labctl.labs.journal import Journal
+from labctl.labs.journal import Fault, Journal, drops
 from labctl.labs.record import Record, load_plan
 from labctl.labs.ssh import Ssh
 from labctl.machines import keys, sockets
 from labctl.machines.existing_libvirt import ExistingLibvirt
+from labctl.machines.host import Ability
 from labctl.machines.memory import hold, template, wake
 from labctl.machines.memory.hold import Machines
 from labctl.machines.private_room import PrivateRoom
 from labctl.plan import access
-from labctl.plan.domain import domain_xml
+from labctl.plan.domain import Disks, domain_xml
 from labctl.plan.plan import Plan, PlannedNode
 from labctl.plan.seed import files, iso
 from labctl.plan.steps import MARKERS, Step, apply_script, undo_script
@@ -82,8 +83,7 @@ class Lab:
         room = self.host
         assert isinstance(room, PrivateRoom)
         return Machines(self.plan, self.directory, self.provider,
-                        lambda node: domain_xml(self.plan, self.record.id, node, room.disks(node, self.image),
-                                                self.record.accel))
+                        lambda node: self._domain_xml(node, room.disks(node, self.image)))
 
     @property
     def held(self) -> bool:
@@ -225,7 +225,7 @@ class Lab:
         seed = iso(files(self.plan, node, keys.read(self.directory / "keys", self.plan)))
         if booted:
             disks = self.host.place(self.provider, node, self.image, seed, booted.disk)
-            xml = domain_xml(self.plan, self.record.id, node, disks, self.record.accel)
+            xml = self._domain_xml(node, disks)
             console = self.directory / "consoles" / f"{node.name}.log"
             try:
                 template.start(booted, xml, node.name, self.provider, console, self.patience)
@@ -235,7 +235,10 @@ class Lab:
                 raise
             return
         disks = self.host.place(self.provider, node, self.image, seed)
-        self.provider.create_domain(domain_xml(self.plan, self.record.id, node, disks, self.record.accel))
+        self.provider.create_domain(self._domain_xml(node, disks))
+
+    def _domain_xml(self, node: PlannedNode, disks: Disks) -> str:
+        return domain_xml(self.plan, self.record.id, node, disks, self.record.accel, own_bridges=self.host.own_bridges)
 
     def crash(self, node: PlannedNode) -> None:
         """Destroy a node's machine, like pulling its plug; its disk stays as it is."""
@@ -250,6 +253,12 @@ class Lab:
         else:
             names = {node.name for node in nodes}
             journal.remove([fault for fault in journal.faults() if names & set(fault.nodes)])
+        self.filter(journal.faults())
+
+    def filter(self, in_force: Sequence[Fault]) -> None:
+        """Have the room keep nodes from each other as faults say, and not otherwise, if it can."""
+        if Ability.filter in self.host.abilities:
+            self.host.filter(drops(self.plan, in_force))
 
     def apply(self, node: PlannedNode, step: Step) -> None:
         """Do a step on a running node."""

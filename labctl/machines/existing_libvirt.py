@@ -1,7 +1,7 @@
 """An existing libvirt, on this machine or on another one."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -11,6 +11,7 @@ from typing_extensions import override
 from labctl.base.proc import Process
 from labctl.images import qcow2
 from labctl.images.store import Image
+from labctl.machines.filters import Drop
 from labctl.machines.host import Host
 from labctl.plan.domain import Disks
 from labctl.plan.plan import Plan, PlannedNode
@@ -59,6 +60,11 @@ class ExistingLibvirt(Host):
             initrd=provider.base_volume(f"{stem}.initrd", image.initrd) if image.initrd else None,
             media=provider.base_volume(f"{stem}.media", image.media) if image.media else None,
         )
+
+    @override
+    def filter(self, drops: Sequence[Drop]) -> None:
+        """Nothing can: its bridges are not ours."""
+        raise NotImplementedError("Frames on others' bridges are left alone.")
 
     @override
     def serial(self, node: PlannedNode) -> Path:

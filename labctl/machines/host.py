@@ -3,7 +3,7 @@
 import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,6 +13,7 @@ from labctl.base.errors import LabError
 from labctl.base.proc import Process
 from labctl.base.process import first_line
 from labctl.images.store import Image
+from labctl.machines.filters import Drop
 from labctl.plan.domain import Disks
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -28,6 +29,7 @@ class Ability(StrEnum):
 
     save = "save machines and let them go on"
     log = "keep what machines say on their consoles"
+    filter = "keep machines from each other"
 
 
 class Host(ABC):
@@ -74,6 +76,10 @@ class Host(ABC):
         tokens = {"%h": str(address), "%p": "22", "%%": "%"}
         command = re.sub("%[hp%]", lambda token: tokens[token[0]], self.proxy or "nc %h %p")
         return first_line(shlex.split(command), _HELLO, seconds)
+
+    @abstractmethod
+    def filter(self, drops: Sequence[Drop]) -> None:
+        """Have these frames between the lab's machines get lost, and no others, at a place that can."""
 
     @abstractmethod
     def serial(self, node: PlannedNode) -> Path:

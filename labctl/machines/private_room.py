@@ -4,7 +4,7 @@ import os
 import shlex
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +18,12 @@ from labctl.base import namespace, paths, proc
 from labctl.base.errors import LabError
 from labctl.base.machine import check_tun
 from labctl.base.proc import Process
+from labctl.base.process import run
 from labctl.base.wait import Deadline, until
 from labctl.images import qcow2
 from labctl.images.store import Image
-from labctl.machines import sockets
+from labctl.machines import filters, sockets
+from labctl.machines.filters import Drop
 from labctl.machines.host import Ability, Host
 from labctl.plan.domain import Disks
 from labctl.plan.plan import Plan, PlannedNode
@@ -36,6 +38,7 @@ _ROOM = "room"
 """The subdirectory of the lab's directory that the room itself writes to; it is the next argument after the mark."""
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
+_FILTER_SECONDS = 10
 _PEER = struct.Struct("3i")
 """The process, user and group at the other end of a socket (unix(7), SO_PEERCRED)."""
 
@@ -111,14 +114,14 @@ class PrivateRoom(Host):
             if self._process:
                 known(self._process)
 
-        process = namespace.spawn(
+        started = namespace.spawn(
             ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child", "--propagation", "private",
              "sh", _INIT, self._mark, self._directory / _ROOM, paths.cache() / "libvirt", self._sockets,
              str(namespace.machine_user()), str(namespace.kvm_group() or ""),
              *(part for way in _ways(self._directory, self._sockets) for part in way), "--", *bridges],
             self._log, remember)
-        until(lambda: self._listens() or process.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
-        if process.poll() is not None or not self._listens():
+        until(lambda: self._listens() or started.poll() is not None, Deadline(_OPEN_SECONDS), interval=0.02)
+        if started.poll() is not None or not self._listens():
             said = self._log.read_text(errors="replace").strip().splitlines()
             raise LabError(f"The lab's private room could not be opened: {said[-1] if said else 'no reason given'}.",
                            hint="'labctl doctor' says what is missing.")
@@ -150,6 +153,11 @@ class PrivateRoom(Host):
         return Disks(self._directory / "disks" / f"{node.name}.qcow2", self._directory / "seeds" / f"{node.name}.iso",
                      image.kernel, image.initrd, image.media, self.console(node.name),
                      self.serial(node))
+
+    @override
+    def filter(self, drops: Sequence[Drop]) -> None:
+        """By nftables, in the room's network namespace."""
+        run([*self._enter(), "nft", "-f", "-"], stdin=filters.ruleset(drops), timeout=_FILTER_SECONDS)
 
     @override
     def serial(self, node: PlannedNode) -> Path:

@@ -49,6 +49,7 @@ _PACKAGES = {
     "ssh": ("openssh-client", "openssh-clients"),
     "ssh-keygen": ("openssh-client", "openssh-clients"),
     "nc": ("netcat-openbsd", "nmap-ncat"),
+    "nft": ("nftables", "nftables"),
     "ip": ("iproute2", "iproute"),
     "unshare": ("util-linux", "util-linux"),
     "nsenter": ("util-linux", "util-linux"),

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 from uuid import UUID, uuid5
 from xml.etree import ElementTree as ET
 
-from labctl.plan.plan import Plan, PlannedNetwork, PlannedNode
+from labctl.plan.plan import Interface, Plan, PlannedNetwork, PlannedNode
 
 Accel: TypeAlias = Literal["kvm", "tcg"]
 
@@ -53,6 +53,11 @@ def network_name(plan: Plan, network: str) -> str:
     return f"{plan.lab}.{network}"
 
 
+def port(plan: Plan, node: PlannedNode, interface: Interface) -> str:
+    """The name of a node's port on a bridge of our own: the same one each time it starts, and short (15 bytes)."""
+    return f"node{plan.nodes.index(node)}-{interface.name}"
+
+
 def node_uuid(instance: UUID, node: str) -> UUID:
     """The domain's UUID, which differs between instances of a lab."""
     return uuid5(instance, node)
@@ -78,8 +83,12 @@ def network_xml(plan: Plan, instance: UUID, network: PlannedNetwork, own_bridge:
     return _pretty(root)
 
 
-def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, accel: Accel) -> str:
-    """A transient machine: virtio disks and network, a serial console, nothing else."""
+def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, accel: Accel, *,
+               own_bridges: bool = False) -> str:
+    """A transient machine: virtio disks and network, a serial console, nothing else.
+
+    On bridges of our own (`own_bridges`) its ports have names; elsewhere they could be those of another lab's.
+    """
     root = ET.Element("domain", type="kvm" if accel == "kvm" else "qemu")
     _sub(root, "name", name(plan, node.name))
     _sub(root, "uuid", str(node_uuid(instance, node.name)))
@@ -115,6 +124,8 @@ def domain_xml(plan: Plan, instance: UUID, node: PlannedNode, disks: Disks, acce
         element = _sub(devices, "interface", type="network")
         _sub(element, "mac", address=interface.mac)
         _sub(element, "source", network=network_name(plan, interface.network))
+        if own_bridges:
+            _sub(element, "target", dev=port(plan, node, interface))
         _sub(element, "model", type="virtio")
         _at(element, slot)
     _console(devices, disks.console)

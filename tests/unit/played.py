@@ -1,7 +1,7 @@
 """A lab in which things are broken and put back, without machines."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Literal, cast
 from samples import NAT, plan_of
 
 from labctl.base.errors import Unreachable
+from labctl.labs.journal import drops
 from labctl.labs.lab import Lab
 from labctl.labs.ssh import Ssh
+from labctl.machines.existing_libvirt import ExistingLibvirt
+from labctl.machines.filters import _rule
 from labctl.observe.faults.faults import Faults
 
 if TYPE_CHECKING:
+    from labctl.labs.journal import Fault
+    from labctl.machines.host import Ability
     from labctl.plan.plan import PlannedNode
 
 _ASSIGNMENT = re.compile(r"^(\w+)=(.*)$", re.MULTILINE)
@@ -53,6 +58,7 @@ class Played:
         self.ssh = _PlayedSsh(self)
         self.provider = self
         self.host = self
+        self.private = True
         self.broken: set[str] = set()
         self.said: list[str] = []
         self.silent: set[str] = set()
@@ -104,6 +110,16 @@ class Played:
 
         return SimpleNamespace(wait_for_nodes=wait_for_nodes, wait_for_service=lambda: self.said.append("serves"),
                                turn_the_page=lambda _: None)
+
+    def filter(self, in_force: "Sequence[Fault]") -> None:
+        """See Lab."""
+        self.broken = {each for each in self.broken if not each.startswith("lost: ")} | {
+            f"lost: {_rule(drop)}" for drop in drops(self.plan, in_force)}
+
+    def must(self, ability: "Ability") -> None:
+        """See Host."""
+        if not self.private:
+            ExistingLibvirt("test:///default").must(ability)
 
     # ---- Provider -----------------------------------------------------------------------------------------
 

@@ -174,3 +174,17 @@ def test_each_device_has_its_own_place_whoever_the_node_is() -> None:
     assert [what for what, _ in both] == ["disk", "disk", "disk", "interface", "interface", "rng"]
     assert len({slot for _, slot in both}) == len(both)
     assert set(places("rs1", DISK)) < set(both)
+
+
+def test_ports_have_names_on_bridges_of_our_own_alone() -> None:
+    plan = plan_of()
+
+    def targets(node: str, own: bool) -> list[str | None]:
+        described = domain.domain_xml(plan, INSTANCE, plan.node(node), DISK, "kvm", own_bridges=own)
+        return [target.get("dev") for target in ET.fromstring(described).iterfind("devices/interface/target")]
+
+    assert targets("lvs", own=False) == []
+    named = [name for node in plan.nodes for name in targets(node.name, own=True)]
+    assert named[:3] == ["node0-eth0", "node0-eth1", "node1-eth0"]
+    assert len(set(named)) == sum(len(node.interfaces) for node in plan.nodes)
+    assert all(len(name or "") < 16 for name in named)

@@ -1,13 +1,19 @@
 """labctl.observe.faults: what is broken on purpose is put back, whatever happens meanwhile."""
 
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from played import Played, faults_of
+from samples import NAT, plan_of
 
 from labctl.base.errors import LabError
-from labctl.labs.journal import Journal
+from labctl.labs.journal import Journal, drops
+from labctl.machines.filters import _rule
 from labctl.observe.faults import wanted
 from labctl.observe.faults.faults import Faults
 from labctl.observe.observer import free_addresses
@@ -147,6 +153,58 @@ def test_a_boot_heals_nothing_but_what_was_over(lab: Played) -> None:
     faults.heal(crashed)
     assert lab.broken == {"rs1 cron.service stopped", "rs1 lan unplugged"}
     assert kinds(faults) == ["stop rs1 cron.service", "unplug rs1"]
+
+
+def test_what_an_existing_libvirt_cannot_do_is_refused_with_the_reason(lab: Played) -> None:
+    lab.private = False
+    for what in (wanted.cut(lab.plan, ["rs1"], ["rs2"]), wanted.block(lab.plan, "rs1", "vrrp")):
+        with pytest.raises(LabError, match="In an existing libvirt labctl cannot keep machines from each other"):
+            faults_of(lab).make(what)
+    assert faults_of(lab).in_force() == []
+
+
+# ---- Any of them, in any order -------------------------------------------------------------------------------
+
+PLAN = plan_of(NAT)
+WANTED = [
+    wanted.crash(PLAN, "rs1"), wanted.crash(PLAN, "rs2"), wanted.freeze(PLAN, "rs1"), wanted.unplug(PLAN, "rs1"),
+    wanted.unplug(PLAN, "lvs", "lan"), wanted.unplug(PLAN, "lvs", "outer"), wanted.stop(PLAN, "rs1", "cron.service"),
+    wanted.hang(PLAN, "rs1", "nginx"), wanted.hang(PLAN, "lvs", "nginx"), wanted.cut(PLAN, ["rs1"], ["lvs"]),
+    wanted.cut(PLAN, ["rs1", "rs2"], ["lvs"], one_way=True), wanted.block(PLAN, "rs1", "icmp"),
+]
+EFFECT = {"crash rs1": {"rs1 off"}, "crash rs2": {"rs2 off"}, "freeze rs1": {"rs1 still"},
+          "unplug rs1": {"rs1 lan unplugged"}, "unplug lvs:lan": {"lvs lan unplugged"},
+          "unplug lvs:outer": {"lvs outer unplugged"}, "stop rs1 cron.service": {"rs1 cron.service stopped"},
+          "hang rs1 nginx": {"rs1 nginx hung"}, "hang lvs nginx": {"lvs nginx hung"}}
+
+
+def expected(faults: Faults) -> set[str]:
+    """What should be broken by what is in force, but for what a machine that is off has not."""
+    names = kinds(faults)
+    off = {name.split()[1] for name in names if name.startswith("crash")}
+    inside = {effect for name in names for effect in EFFECT.get(name, ())}
+    lost = {f"lost: {_rule(drop)}" for drop in drops(PLAN, faults.in_force())}
+    return {effect for effect in inside if effect.split()[0] not in off} | {f"{node} off" for node in off} | lost
+
+
+@given(moves=st.lists(st.integers(0, 2 * len(WANTED) - 1), max_size=30))
+def test_what_is_in_force_is_broken_and_nothing_else_whatever_comes_and_goes(moves: list[int]) -> None:
+    with TemporaryDirectory() as directory:
+        lab = Played(Path(directory))
+        faults = faults_of(lab)
+        for move in moves:
+            in_force = faults.in_force()
+            if move < len(WANTED):
+                with suppress(LabError):
+                    faults.make(WANTED[move])
+            elif in_force:
+                faults.heal(in_force[move % len(in_force)])
+            assert lab.broken == expected(faults)
+        for fault in sorted(faults.in_force(), key=lambda fault: fault.kind != "unplug"):
+            if fault in faults.in_force():
+                faults.heal(fault)
+        assert lab.broken == set()
+        assert faults.in_force() == []
 
 
 def test_a_journal_that_cannot_be_read_is_no_traceback(lab: Played) -> None:

@@ -145,6 +145,14 @@ class Faults:
         """Pull the cable of a node to a network, or all of its cables."""
         return self.during(wanted.unplug(self._lab.plan, node, network))
 
+    def cut(self, one: Sequence[str], other: Sequence[str] = (), *, one_way: bool = False) -> Block:
+        """Have nothing pass between two groups of nodes, or between one and all others."""
+        return self.during(wanted.cut(self._lab.plan, one, other, one_way=one_way))
+
+    def block(self, node: str, protocol: str, network: str | None = None) -> Block:
+        """Have what a node sends and gets by a protocol, or at a port such as `tcp/80`, get lost."""
+        return self.during(wanted.block(self._lab.plan, node, protocol, network))
+
     def stop(self, node: str, units: str) -> Block:
         """Stop units of a node, whose names have spaces between them."""
         return self.during(wanted.units(self._lab.plan, node, units))

@@ -19,6 +19,7 @@ from labctl.base.types import Model
 from labctl.base.yamlfile import read_file
 from labctl.labs.journal import Fault, Wanted
 from labctl.labs.lab import Lab
+from labctl.machines.host import Ability
 from labctl.plan.plan import PlannedNode
 
 _SECONDS = 60
@@ -139,6 +140,27 @@ class Unplug(Kind):
                 lab.provider.set_link(node.name, interface.mac, up=interface.network not in without)
 
 
+class Room(Kind):
+    """The room keeps frames from passing between nodes, which see nothing of it. It does so whatever they do."""
+
+    survives_boot = True
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """It has to be a room of our own."""
+        lab.host.must(Ability.filter)
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Have the room do what all faults say."""
+        lab.filter(in_force)
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Have the room do what is left of them."""
+        lab.filter(left)
+
+
 class Script(Model):
     """A fault inside a guest, as it is written in its YAML file."""
 
@@ -218,7 +240,7 @@ class Command(Kind):
 
 
 KINDS: dict[str, Kind] = {
-    "crash": Crash(), "freeze": Freeze(), "unplug": Unplug(), "command": Command(),
+    "crash": Crash(), "freeze": Freeze(), "unplug": Unplug(), "cut": Room(), "block": Room(), "command": Command(),
     **{path.stem: InGuest(path) for path in sorted(FAULTS.glob("*.yaml"))},
 }
 

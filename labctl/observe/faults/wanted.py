@@ -1,10 +1,12 @@
 """What people want broken: each function makes one kind of fault of it, or says why that makes no sense. Pure."""
 
 import re
+from collections.abc import Sequence
 
 from labctl.base.errors import LabError
 from labctl.base.suggest import did_you_mean
-from labctl.labs.journal import Wanted
+from labctl.labs.journal import Wanted, drops
+from labctl.machines.filters import matches
 from labctl.plan.plan import Plan, PlannedNode
 
 _PROGRAM = re.compile(r"[\w.+:-]{1,64}", re.ASCII)
@@ -30,6 +32,34 @@ def unplug(plan: Plan, node: str, network: str | None = None) -> Wanted:
     networks = _networks(plan.node(node), network)
     return Wanted(kind="unplug", what=f"unplug {node}:{network}" if network else f"unplug {node}", nodes=[node],
                   options={"networks": networks})
+
+
+def cut(plan: Plan, one: Sequence[str], other: Sequence[str] = (), *, one_way: bool = False) -> Wanted:
+    """Nothing passes between two groups of nodes, or, one way, from the first to the other.
+
+    Where there is one group, the other is all that is not in it.
+    """
+    other = other or [node.name for node in plan.nodes if node.name not in one]
+    named = [*one, *other]
+    for name in named:
+        if named.count(plan.node(name).name) > 1:
+            raise LabError(f"The partition names '{name}' twice.", hint="A node is on one side of a cut.")
+    words = [",".join(one), ",".join(other), *(["--one-way"] if one_way else [])]
+    wanted = Wanted(kind="cut", what=f"cut {' '.join(words)}", nodes=named,
+                    options={"one": [*one], "other": [*other], "one_way": one_way})
+    if not drops(plan, [wanted]):
+        raise LabError(f"Nothing goes directly between {' or '.join(map(repr, one))} and "
+                       f"{' or '.join(map(repr, other)) or 'anybody'}: they share no network.",
+                       hint="Cut each of them off the router between them.")
+    return wanted
+
+
+def block(plan: Plan, node: str, protocol: str, network: str | None = None) -> Wanted:
+    """What a node sends and gets by a protocol is lost, on one network or on all of its own."""
+    networks = _networks(plan.node(node), network)
+    matches(protocol)
+    return Wanted(kind="block", what=f"block {node}:{network} {protocol}" if network else f"block {node} {protocol}",
+                  nodes=[node], options={"networks": networks, "protocol": protocol})
 
 
 def stop(plan: Plan, node: str, service: str) -> Wanted:
