@@ -22,6 +22,7 @@ class Panel(StrEnum):
 
     labs = "Labs"
     nodes = "Nodes"
+    packets = "Packets"
     steps = "Steps"
     faults = "Faults"
     kept = "What is kept of labs"
@@ -92,6 +93,11 @@ def node_names() -> list[str]:
     """For completion."""
     nodes = [(found.name, node.name) for found in lab.labs() for node in found.plan.nodes]
     return [*(node for _, node in nodes), *(f"{name}/{node}" for name, node in nodes)]
+
+
+def point_names() -> list[str]:
+    """For completion."""
+    return [*node_names(), *(network for found in lab.labs() for network in found.plan.topology.networks)]
 
 
 def step_names() -> list[str]:

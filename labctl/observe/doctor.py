@@ -10,7 +10,7 @@ from typing import Literal
 from labctl.base import namespace, paths
 from labctl.base.errors import GateError, LabError
 from labctl.base.files import tail
-from labctl.base.machine import available_memory, check_tun, free_disk
+from labctl.base.machine import available_memory, check_tun, free_disk, install
 from labctl.base.progress import Progress
 from labctl.base.resources import TOPOLOGIES
 from labctl.base.wait import Deadline, until
@@ -149,7 +149,12 @@ def _programs() -> Iterator[Finding]:
         if path:
             yield Finding(program, "fine", path)
         else:
-            yield Finding(program, "missing", "is not installed", _install(*packages))
+            yield Finding(program, "missing", "is not installed", install(*packages))
+    if shutil.which("tcpdump"):
+        yield Finding("tcpdump", "fine", "is installed; 'labctl capture' and 'labctl trace' use it")
+    else:
+        yield Finding("tcpdump", "note", "is not installed; 'labctl capture' and 'labctl trace' need it",
+                      install("tcpdump", "tcpdump"))
     if not shutil.which("libvirtd"):
         return
     for driver in _DRIVERS:
@@ -159,11 +164,7 @@ def _programs() -> Iterator[Finding]:
             yield Finding(f"libvirt's driver {driver}", "fine", str(found))
         else:
             package = f"libvirt-daemon-driver-{driver}"
-            yield Finding(f"libvirt's driver {driver}", "missing", "is not installed", _install(package, package))
-
-
-def _install(debian: str, fedora: str) -> str:
-    return f"sudo dnf install {fedora}" if shutil.which("dnf") else f"sudo apt-get install {debian}"
+            yield Finding(f"libvirt's driver {driver}", "missing", "is not installed", install(package, package))
 
 
 def _identity() -> Iterator[Finding]:
@@ -178,7 +179,7 @@ def _identity() -> Iterator[Finding]:
         if shutil.which(program):
             yield Finding(program, "fine", "is installed")
         else:
-            yield Finding(program, "missing", "is not installed", _install("uidmap", "shadow-utils"))
+            yield Finding(program, "missing", "is not installed", install("uidmap", "shadow-utils"))
     for file in ("/etc/subuid", "/etc/subgid"):
         try:
             namespace.subordinate(file)
