@@ -1,5 +1,5 @@
-"""The command line: the only package that prints. Importing a module of it adds its commands, and the order of the
-imports is that of the help."""
+"""The command line: the only package that prints. Each module adds its commands when it is imported, so the order of
+the imports is the order in the help."""
 
 from labctl.cli import (  # noqa: I001
     labs, checks, nodes, power, faults, packets, steps, checkpoints, topologies, doctor, images, bundles,
