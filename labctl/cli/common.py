@@ -1,4 +1,4 @@
-"""What the commands share: the typer app, options and arguments, and ways of printing."""
+"""What the commands share: the program, its options and arguments, and how it says things."""
 
 import logging
 import os
@@ -22,10 +22,9 @@ class Panel(StrEnum):
 
     labs = "Labs"
     nodes = "Nodes"
-    packets = "Packets"
     steps = "Steps"
     faults = "Faults"
-    kept = "Saved labs"
+    kept = "What is kept of labs"
     topologies = "Topologies"
     setup = "Setting up"
 
@@ -33,13 +32,13 @@ class Panel(StrEnum):
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
-checkpoint_app = typer.Typer(no_args_is_help=True, help="Save labs as they are now, and go back to that.")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Labs as they were at a moment, to go back to.")
 app.add_typer(checkpoint_app, name="checkpoint", rich_help_panel=Panel.kept)
 fault_app = typer.Typer(no_args_is_help=True, help="Break something on purpose: 'labctl heal' puts it back.")
 app.add_typer(fault_app, name="fault", rich_help_panel=Panel.faults)
 image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
 app.add_typer(image_app, name="image", rich_help_panel=Panel.setup)
-bundle_app = typer.Typer(no_args_is_help=True, help="Everything that a machine without a network needs, in one file.")
+bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")
 app.add_typer(bundle_app, name="bundle", rich_help_panel=Panel.setup)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,7 +46,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def command(panel: Panel | None, *examples: str, name: str | None = None, of: typer.Typer = app,
             context: dict[str, bool] | None = None) -> Callable[[Command], Command]:
-    """Make a function a command of `of`, in a group of the help; its own help ends with the examples."""
+    """Make a function a command of `of`, in a group of the help and with examples at the end of its own."""
     epilog = "\n".join(f"[dim]$[/] {escape(example)}" for example in examples)
     return of.command(name, rich_help_panel=panel, epilog=f"[bold]For example[/]\n{epilog}",
                       context_settings=context)
@@ -73,7 +72,7 @@ class DataOutput(StrEnum):
 
 
 class Events(StrEnum):
-    """How events are printed."""
+    """How it is told what happens."""
 
     text = "text"
     jsonl = "jsonl"
@@ -95,11 +94,6 @@ def node_names() -> list[str]:
     return [*(node for _, node in nodes), *(f"{name}/{node}" for name, node in nodes)]
 
 
-def point_names() -> list[str]:
-    """For completion."""
-    return [*node_names(), *(network for found in lab.labs() for network in found.plan.topology.networks)]
-
-
 def step_names() -> list[str]:
     """For completion."""
     plans = [lab.open_lab(name).plan for name in lab.names()]
@@ -118,7 +112,7 @@ TopologyArgument = Annotated[str, typer.Argument(
     metavar="TOPOLOGY", help="A topology's name, or a path to a file.", autocompletion=topology_names,
     show_default=False)]
 LabArgument = Annotated[str | None, typer.Argument(
-    help="A lab's name; by default the only one that is up.", autocompletion=lab_names, show_default=False)]
+    help="A lab's name; the only one that is up where it is left out.", autocompletion=lab_names, show_default=False)]
 NodeArgument = Annotated[str, typer.Argument(
     help="NODE, or LAB/NODE.", autocompletion=node_names, show_default=False)]
 PatternArgument = Annotated[str, typer.Argument(
@@ -128,7 +122,7 @@ StepsArgument = Annotated[list[str], typer.Argument(
     metavar="NODE/STEP|SERVICE...", help="Steps or services; LAB/ may go before each.", autocompletion=step_names,
     show_default=False)]
 LabOption = Annotated[str | None, typer.Option(
-    "--lab", help="The lab; by default the only one that is up.", autocompletion=lab_names, show_default=False)]
+    "--lab", help="The lab, where it is not the only one.", autocompletion=lab_names, show_default=False)]
 NameOption = Annotated[str | None, typer.Option(
     "--name", envvar="LABCTL_NAME", help="The lab's name, if not the topology's.", show_default=False)]
 GuestOption = Annotated[str | None, typer.Option(
@@ -140,7 +134,7 @@ SetOption = Annotated[list[str] | None, typer.Option(
 OutputOption = Annotated[Output, typer.Option("--output", "-o", envvar="LABCTL_OUTPUT", help="How to print it.")]
 
 EventsOption = Annotated[Events, typer.Option(
-    "--output", "-o", help="How to print what happens; 'jsonl' prints an object per line.")]
+    "--output", "-o", help="How to tell what happens: 'jsonl' prints an object per line.")]
 
 
 def _version(wanted: bool) -> None:
@@ -157,7 +151,7 @@ def _main(
         "--verbose", "-v", envvar="LABCTL_VERBOSE", help="Show the commands that are run.")] = False,
     offline: Annotated[bool | None, typer.Option(
         "--offline/--online", envvar=config.OFFLINE, show_default=False,
-        help="Refuse to open connections to other machines.")] = None,
+        help="Refuse whatever would open a connection to another machine.")] = None,
     _show_version: Annotated[bool, typer.Option(
         "--version", help="Show the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -168,7 +162,7 @@ def _main(
 
 
 def make_plan(topology_: str, name: str | None, guest: str | None, changes: list[str] | None) -> plan.Plan:
-    """The plan for a topology and options as typed on the command line. Raises LabError."""
+    """The plan of a topology as it is typed, with the options of the command line. Raises LabError."""
     path = catalog.find(topology_)
     parsed = catalog.load(path, changes or ())
     chosen = guest or config.load().guest or parsed.guest or guests.DEFAULT
@@ -182,14 +176,14 @@ def print_data(value: Any, output: Output | DataOutput) -> None:
 
 def progress_of(nodes: Sequence[plan.PlannedNode], events: Events = Events.text) -> (
         display.LiveProgress | display.PlainProgress | display.JsonLines):
-    """A display of the progress of nodes: live on a terminal, elsewhere a line per event."""
+    """What shows the progress of nodes: live on a terminal, a line per event elsewhere."""
     if events is Events.jsonl:
         return display.JsonLines(out)
     return display.LiveProgress(err, nodes) if err.is_terminal else display.PlainProgress(err)
 
 
 def say_next(done: str, commands: dict[str, str]) -> None:
-    """Print what was done, and which commands make sense next."""
+    """Say what was done, and which commands make sense now."""
     width = max(map(len, commands))
     err.print(done, markup=False, soft_wrap=True)
     for command, purpose in commands.items():
@@ -197,5 +191,5 @@ def say_next(done: str, commands: dict[str, str]) -> None:
 
 
 def must_be_open(found: lab.Lab) -> None:
-    """Raise LabError if the lab's machines are gone, or on another machine while labctl is offline."""
+    """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
     found.must_be_open()

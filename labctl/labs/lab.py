@@ -326,8 +326,9 @@ def locked(name: str, seconds: float = 0) -> Iterator[None]:
                 # Unlinked while it is held: a waiting labctl notices that the file was replaced, and tries again.
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
-        doing = "A test of the lab '{}' is running." if _is_tested(name) else "Another labctl is changing the lab '{}'."
-        raise LabError(doing.format(name), hint="Try again when it is done.") from None
+        doing = f"A test or drill of the lab '{name}' is running." if _is_tested(name) else \
+            f"Another labctl is changing the lab '{name}'."
+        raise LabError(doing, hint="Try again when it is done.") from None
 
 
 _LOOK_SECONDS = 10

@@ -23,6 +23,8 @@ _HEARTBEAT = (
     (re.compile(r"Releasing resource group"), "gives the address up"),
 )
 _ROW = re.compile(r"(?P<service>\w+:[0-9A-F:]+)>(?P<address>[0-9A-F]{8}):(?P<port>[0-9A-F]{4})=(?P<weight>\d{1,10})")
+TAKES = ("is MASTER", "takes the address")
+"""What a node says before it has the address"""
 LOST, FOUND = "lost", "found"
 """What is noted of the connection to a node in place of a line of it."""
 
@@ -38,7 +40,14 @@ class Event(Model):
     address: IPv4Address | None = None
     """Of a VIP that the node got or lost"""
     has: bool | None = None
-    """Whether it has it since"""
+    """Whether it has it since, or at the latest since then"""
+    late: bool = False
+    """The node had the address when it was first asked."""
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for people."""
+        return f"{self.node}: {self.text}" if self.kind == "table" else f"{self.node} {self.text}"
 
 
 Heard: TypeAlias = tuple[float, str]
@@ -81,10 +90,10 @@ def events(node: str, lines: Iterable[Heard], clock: Clock, zero: float,
 
 def _address(node: str, at: float, said: str) -> Event:
     verb, _, address = said.partition(" ")
-    if verb not in ("gained", "lost"):
+    if verb not in ("has", "gained", "lost"):
         raise ValueError(verb)
-    return Event(at=at, node=node, kind="vip", text=f"{'has' if verb == 'gained' else 'loses'} {IPv4Address(address)}",
-                 address=IPv4Address(address), has=verb == "gained")
+    return Event(at=at, node=node, kind="vip", text=f"{'loses' if verb == 'lost' else 'has'} {IPv4Address(address)}",
+                 address=IPv4Address(address), has=verb != "lost", late=verb == "has")
 
 
 def _entry(said: str) -> tuple[str, float]:
@@ -131,13 +140,24 @@ def _changes(before: Mapping[tuple[str, str], int] | None, after: Mapping[tuple[
     yield from dict.fromkeys(texts)
 
 
+def has_now(events: Sequence[Event], address: IPv4Address) -> dict[str, bool]:
+    """Whether each node has an address that it may have, after these events; they are in order."""
+    found: dict[str, bool] = {}
+    for event in events:
+        if event.address == address or (event.kind == "node" and not event.has):
+            found[event.node] = bool(event.has)
+    return found
+
+
 def holdings(events: Iterable[Event], address: IPv4Address, start: float, end: float,
              away: Sequence[Stretch] = ()) -> list[Stretch]:
     """When each node had an address, between `start` and `end`.
 
     A node that answers no more has lost it, and at the latest when it was switched off: `away` says when nodes were.
+    One that had it when it was first asked has it since it said that it takes it.
     """
     since: dict[str, float] = {}
+    took: dict[str, float] = {}
     found: list[Stretch] = []
 
     def lose(node: str, at: float) -> None:
@@ -148,8 +168,10 @@ def holdings(events: Iterable[Event], address: IPv4Address, start: float, end: f
             found.append(Stretch(who=node, start=began, end=at))
 
     for event in sorted(events, key=lambda event: event.at):
+        if event.text in TAKES:
+            took[event.node] = event.at
         if event.address == address and event.has:
-            since.setdefault(event.node, max(start, event.at))
+            since.setdefault(event.node, max(start, took.get(event.node, event.at) if event.late else event.at))
         elif (event.address == address and event.has is False) or (event.kind == "node" and not event.has):
             lose(event.node, event.at)
     for node in list(since):

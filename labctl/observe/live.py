@@ -2,9 +2,11 @@
 
 import threading
 import time
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from math import inf
 
 from labctl.base.errors import LabError
 from labctl.base.process import Dialogue, dialogue
@@ -13,7 +15,7 @@ from labctl.language.services import Frontend, Ipvs
 from labctl.observe.clock import Clock
 from labctl.observe.events import FOUND, LOST, Event, Heard, events
 from labctl.observe.observer import Observer
-from labctl.observe.outage import Timeline, requests
+from labctl.observe.outage import TIMEOUT_SECONDS, Timeline, requests
 
 _FIRST_QUESTIONS, _QUESTION_SECONDS = 6, 5
 """How often a node is asked for the time at first, and how many seconds pass between two questions later."""
@@ -58,8 +60,10 @@ class Stream:
         due = 0.0
         answers = 0
         for number in count():
-            if self._ends.is_set() or talk.over or len(self.lines) > _MOST_LINES:
+            if self._ends.is_set() or talk.over:
                 return
+            if len(self.lines) > _MOST_LINES:
+                del self.lines[:_MOST_LINES // 2]
             if time.monotonic() >= due and (answers >= _FIRST_QUESTIONS or len(asked) == answers):
                 asked[str(number)] = time.monotonic()
                 talk.say(str(number))
@@ -88,7 +92,7 @@ class Witnesses:
         self._observer = observer
         self._names = {interface.address: node.name for node in observer.plan.nodes for interface in node.interfaces}
         self._asker = self._stream(observer.client_node.name, "requests", frontend.address, frontend.port,
-                                   frontend.host or frontend.address, rate, observer.fresh_ports(1))
+                                   frontend.host or frontend.address, rate, TIMEOUT_SECONDS, observer.fresh_ports(1))
         unit = [frontend.failover.unit] if frontend.failover else []
         directors = {node for service in observer.plan.topology.services.values() if isinstance(service, Ipvs)
                      and frontend.address in service.vips for node in service.directors.nodes}
@@ -120,9 +124,16 @@ class Witnesses:
                 raise LabError(f"'{silent}' does not begin to tell what it sees within {seconds:.0f} s.")
             yield
 
-    def timeline(self, zero: float = 0.0) -> Timeline:
-        """The requests until now; times from `zero` of our monotonic clock on."""
-        return Timeline(requests(list(self._asker.lines), self._asker.clock, zero), time.monotonic() - zero)
+    def timeline(self, zero: float = 0.0, seconds: float = inf) -> Timeline:
+        """The requests until now; times from `zero` of our monotonic clock on.
+
+        With `seconds` only those that were heard of since then, and since the last answer before.
+        """
+        lines = list(self._asker.lines)
+        first = bisect(lines, (time.monotonic() - seconds,))
+        while first and " answered " not in lines[first - 1][1]:
+            first -= 1
+        return Timeline(requests(lines[max(0, first - 1):], self._asker.clock, zero), time.monotonic() - zero)
 
     def events(self, zero: float = 0.0) -> list[Event]:
         """What has happened until now on the other nodes."""

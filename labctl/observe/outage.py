@@ -11,6 +11,8 @@ from labctl.observe.clock import Clock
 Outcome: TypeAlias = Literal["answered", "failed", "refused", "broken", "unreachable", "timeout"]
 """`failed` is another HTTP status than 200, `broken` a connection that ended without an answer, `unreachable` a network
 or a host that cannot be reached, `timeout` no answer in time."""
+TIMEOUT_SECONDS = 2.0
+"""A request without an answer by then is lost; a SYN that is lost comes again after 1 s, and may still be in time."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _LONGEST_NAME = 60
 
@@ -57,10 +59,10 @@ class Timeline:
 
     def __init__(self, requests: Iterable[Request], end: float) -> None:
         """`end` is when the last of them was looked for; what is under way then is not among them."""
-        every = sorted(requests, key=lambda request: request.ended)
         self.end = end
-        self.requests = sorted((one for one in every if not one.scout), key=lambda request: request.began)
-        self.answers = [one for one in every if one.outcome == "answered"]
+        self.every = sorted(requests, key=lambda request: request.ended)
+        self.requests = sorted((one for one in self.every if not one.scout), key=lambda request: request.began)
+        self.answers = [one for one in self.every if one.outcome == "answered"]
         self.lost = [one for one in self.requests if one.outcome != "answered"]
 
     def gaps(self, longer: float) -> list[Gap]:
@@ -79,9 +81,10 @@ class Timeline:
         """What became of the requests that began in this time."""
         return Counter(request.outcome for request in self.requests if start <= request.began < end)
 
-    def last_lost(self, start: float, end: float) -> float:
-        """How long after `start` the last of the requests of this time that was lost began; 0 where none was."""
-        return max((request.began - start for request in self.lost if start <= request.began < end), default=0.0)
+    def losing(self, start: float, end: float) -> Stretch:
+        """From the first to the last of the requests of this time that were lost; nothing where none was."""
+        lost = [request.began for request in self.lost if start <= request.began < end] or [start]
+        return Stretch(who="", start=lost[0], end=lost[-1])
 
     def servers(self) -> Counter[str]:
         """How many requests each server answered."""

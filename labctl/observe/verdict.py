@@ -1,4 +1,4 @@
-"""Verdicts: results of checks, from which terminal output, JSON, JUnit and HTML are made."""
+"""What was found out about a lab: the one form of it that the terminal, JSON, JUnit and HTML are made of."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NoReturn, Protocol, TypeAlias, get_args
@@ -15,15 +15,15 @@ class Check(Model):
     """A question about a lab."""
 
     id: str
-    """SUBJECT/NAME, such as `web/spread`; NAME alone if the check is about the whole lab."""
+    """SUBJECT/NAME, such as `web/spread`; NAME alone where it is about the whole lab."""
     title: str
     """What has to hold, for people."""
     subject: str
-    """The service, the node or both that the check is about; empty if it is about the whole lab."""
+    """The service, the node or both that it is about; empty where it is about the whole lab."""
 
 
 class Measured(Model):
-    """A measured value and its upper bound."""
+    """A figure and the most that it may be."""
 
     value: float
     unit: str
@@ -34,25 +34,25 @@ class Measured(Model):
 
 
 def _readable(text: str) -> str:
-    """A text, which may come from a guest, without control characters, to which a terminal would react."""
+    """A text without control characters, which may come from a guest and mean something to a terminal."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 class Verdict(Check):
-    """The result of a check."""
+    """What a check came to."""
 
     outcome: Outcome
-    """`unknown`: the check could not be made, which must not look like a fault of the cluster."""
+    """`unknown` is a check that could not be made; it must not look like a fault of the cluster."""
     message: Annotated[str, AfterValidator(_readable)] = ""
-    """What was seen and what was expected, or why the check could not be made; empty if it passed."""
+    """What was seen, and what should have been; or why nothing could be seen."""
     suspects: tuple[str, ...] = ()
-    """The steps that look wrong, as NODE/STEP."""
+    """The steps that look wrong, as NODE/STEP"""
     measured: Measured | None = None
     seconds: float
 
 
 class CheckFailed(Exception):
-    """A lab is not as it should be. `suspects` are the steps that look wrong, as NODE/STEP."""
+    """A lab is not as it should be; with the steps to suspect, as NODE/STEP."""
 
     def __init__(self, message: str, suspects: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -61,25 +61,25 @@ class CheckFailed(Exception):
 
 
 def fail(message: str) -> NoReturn:
-    """Raise CheckFailed without suspects."""
+    """Raise CheckFailed where no step can be suspected."""
     raise CheckFailed(message)
 
 
 class Watcher(Protocol):
-    """Is told how a run of checks gets on."""
+    """Is told what a run of checks finds out, as it does."""
 
     def say(self, text: str) -> None:
-        """Tell the user something, in one line."""
+        """Something the user should know, in one line."""
 
     def begins(self, check: Check) -> None:
-        """Note that a check begins."""
+        """A check is being made."""
 
     def ends(self, verdict: Verdict) -> None:
-        """Note a check's verdict."""
+        """A check was made."""
 
 
 def advice(verdict: Verdict, plan: Plan) -> list[str]:
-    """Two sentences for each suspected step: what it is for, and the command that does it again."""
+    """A sentence for each suspected step: what it is for, and how it is done again."""
     def sentence(suspect: str) -> str:
         node, _, name = suspect.partition("/")
         return (f"The step {suspect} looks wrong: {plan.node(node).step(name).title}. "
@@ -89,7 +89,7 @@ def advice(verdict: Verdict, plan: Plan) -> list[str]:
 
 
 def text(verdict: Verdict, plan: Plan) -> str:
-    """The message and the advice, one per line."""
+    """The message and the advice, a line for each."""
     return "\n".join([verdict.message, *advice(verdict, plan)])
 
 
@@ -99,4 +99,4 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 Measure: TypeAlias = Callable[[float, str, float], None]
-"""Adds a value, its unit and its bound to the verdict of the current check."""
+"""Notes a value, its unit and its bound in the verdict of the check that is being made."""

@@ -14,7 +14,7 @@ import pytest
 
 from labctl.observe import guest
 from labctl.observe.clock import Clock
-from labctl.observe.outage import Request, Timeline, requests
+from labctl.observe.outage import TIMEOUT_SECONDS, Request, Timeline, requests
 
 WITNESS = Path(guest.__file__).with_name("witness.py")
 RATE = 20
@@ -77,7 +77,7 @@ def witness(*words: object) -> Iterator[subprocess.Popen[str]]:
 
 def asked(port: int, seconds: float, rate: int = RATE) -> list[Request]:
     """What the witness tells in so many seconds."""
-    with witness("requests", "127.0.0.1", port, "web", rate, 10000) as process:
+    with witness("requests", "127.0.0.1", port, "web", rate, TIMEOUT_SECONDS, 10000) as process:
         time.sleep(seconds)
         out, _ = process.communicate()  # The end of its input is its own.
     assert process.returncode == 0
@@ -127,7 +127,7 @@ def test_each_request_has_a_port_of_its_own() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
         listener.settimeout(10)
-        with witness("requests", "127.0.0.1", listener.getsockname()[1], "web", RATE, 20000):
+        with witness("requests", "127.0.0.1", listener.getsockname()[1], "web", RATE, TIMEOUT_SECONDS, 20000):
             for _ in range(5):
                 connection, (_, port) = listener.accept()
                 connection.close()
@@ -135,7 +135,7 @@ def test_each_request_has_a_port_of_its_own() -> None:
     assert ports == list(range(20001, 20006))
 
 
-@pytest.mark.parametrize("verb", [["requests", "127.0.0.1", "1", "web", "20", "10000"],
+@pytest.mark.parametrize("verb", [["requests", "127.0.0.1", "1", "web", "20", "2", "10000"],
                                   ["changes", "10.10.10.100", "table"]])
 def test_a_question_for_the_time_is_answered_at_once(verb: list[str]) -> None:
     with witness(*verb) as process:
@@ -149,13 +149,14 @@ def test_a_question_for_the_time_is_answered_at_once(verb: list[str]) -> None:
 
 
 def test_an_address_that_comes_and_goes_is_told() -> None:
-    script = ("ip link add d0 type bridge; ip link set d0 up; (sleep 1.5; ip address add 10.10.10.100/32 dev d0; "
+    script = ("ip link add d0 type bridge; ip link set d0 up; ip address add 10.10.10.102/32 dev d0; "
+              "(sleep 1.5; ip address add 10.10.10.100/32 dev d0; "
               "ip address add 10.10.10.101/32 dev d0; ip address add 10.10.10.100/32 dev lo; sleep 0.3; "
               "ip address del 10.10.10.100/32 dev d0; sleep 0.5) | "
-              f"{sys.executable} -S -E {WITNESS} changes 10.10.10.100 table")
+              f"{sys.executable} -S -E {WITNESS} changes 10.10.10.100,10.10.10.102 table")
     out = subprocess.run(["unshare", "-rn", "sh", "-c", script], check=True, capture_output=True, text=True).stdout
     assert [line.split()[0::2] + line.split()[3:] for line in out.splitlines() if line.startswith("address")] == [
-        ["address", "gained", "10.10.10.100"], ["address", "lost", "10.10.10.100"]]
+        ["address", "has", "10.10.10.102"], ["address", "gained", "10.10.10.100"], ["address", "lost", "10.10.10.100"]]
 
 
 def test_what_python_2_reads_is_the_same_clock() -> None:

@@ -167,9 +167,9 @@ def test_an_interruption_that_python_drops_ends_the_run(suite: Path) -> None:
 @pytest.mark.usefixtures("suite")
 def test_a_lab_is_tested_by_one_at_a_time_and_not_changed_meanwhile() -> None:
     with under_test("mine"):
-        with pytest.raises(LabError, match="A test of the lab 'mine' is running"):
+        with pytest.raises(LabError, match="A test or drill of the lab 'mine' is running"):
             checks.run(lab_of(NAT), Noted())
-        with pytest.raises(LabError, match="A test of the lab 'mine' is running"), locked("mine"):
+        with pytest.raises(LabError, match="A test or drill of the lab 'mine' is running"), locked("mine"):
             pass
     with locked("mine"), pytest.raises(LabError, match="Another labctl is changing the lab 'mine'"):
         checks.run(lab_of(NAT), Noted())

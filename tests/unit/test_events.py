@@ -4,7 +4,7 @@ import json
 from ipaddress import IPv4Address
 
 from labctl.observe.clock import Clock
-from labctl.observe.events import FOUND, LOST, Event, Heard, events, holdings
+from labctl.observe.events import FOUND, LOST, Event, Heard, events, has_now, holdings
 from labctl.observe.outage import Stretch
 
 VIP = IPv4Address("10.10.10.100")
@@ -58,8 +58,8 @@ def test_whatever_else_a_guest_says_is_left_out() -> None:
                 "table x -", "\x1b[2J", "") == []
 
 
-def vip(at: float, node: str, has: bool) -> Event:
-    return Event(at=at, node=node, kind="vip", text="", address=VIP, has=has)
+def vip(at: float, node: str, has: bool, *, late: bool = False) -> Event:
+    return Event(at=at, node=node, kind="vip", text="", address=VIP, has=has, late=late)
 
 
 def gone(at: float, node: str) -> Event:
@@ -75,7 +75,21 @@ def test_an_address_is_held_until_it_is_lost_or_its_holder_is_switched_off() -> 
         Stretch(who="lvs-m", start=20, end=25)]
 
 
+def test_who_has_an_address_now_is_who_said_so_last() -> None:
+    back = Event(at=4, node="lvs-m", kind="node", text="answers", has=True)
+    assert has_now([vip(1, "lvs-m", True), vip(2, "lvs-s", True), vip(3, "lvs-s", False), back], VIP) == {
+        "lvs-m": True, "lvs-s": False}
+    assert has_now([vip(1, "lvs-m", True), gone(2, "lvs-m"), back], VIP) == {"lvs-m": False}
+
+
 def test_an_address_that_a_node_says_twice_that_it_has_is_held_once() -> None:
     assert holdings([vip(0, "lvs-m", True), vip(1, "lvs-m", True)], VIP, -2, 5) == [
         Stretch(who="lvs-m", start=0, end=5)]
     assert holdings([vip(0, "lvs-m", False)], VIP, -2, 5) == []
+
+
+def test_an_address_that_a_node_had_when_it_was_asked_is_held_since_it_said_so() -> None:
+    seen = [vip(3, "lvs-m", True, late=True), Event(at=1.5, node="lvs-m", kind="vrrp", text="is MASTER")]
+    assert holdings(seen, VIP, -2, 5) == [Stretch(who="lvs-m", start=1.5, end=5)]
+    assert holdings(seen[:1], VIP, -2, 5) == [Stretch(who="lvs-m", start=3, end=5)]
+    assert told("address 1.0000 has 10.10.10.100") == [(1, "has 10.10.10.100")]

@@ -38,7 +38,8 @@ def test_one_outage_is_one_gap_from_the_last_answer_to_the_first_one_after(
     assert gaps[0].seconds == pytest.approx((silent + 1) / 20)
     assert len(timeline.lost) == silent
     assert timeline.outcomes(0, 99) == Counter(answered=before + after, timeout=silent)
-    assert timeline.last_lost(0, 99) == pytest.approx((before + silent - 1) / 20)
+    losing = timeline.losing(0, 99)
+    assert (losing.start, losing.end) == (before / 20, (before + silent - 1) / 20)
 
 
 times = st.floats(0, 100, allow_nan=False)

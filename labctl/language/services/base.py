@@ -69,6 +69,9 @@ class Failover:
     """How long the programs that move the address take in addition; several times that under emulation."""
     returns: bool
     """Whether the first holder gets the address back when it returns."""
+    watch_seconds: float | None = None
+    """The longest time until a holder whose own program does not answer begins to hand over; None where nobody asks
+    it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,13 @@ class Service(Model):
     def asks(self, name: str, services: Mapping[str, "Service"]) -> set[tuple[str, int]]:  # noqa: ARG002
         """The nodes and ports to which each of its nodes passes requests on."""
         return set()
+
+    def passes_on(self) -> Mapping[str, float]:
+        """The nodes that requests are passed on to, and the most seconds for which a dead one still gets some.
+
+        It is infinite if nobody notices.
+        """
+        return {}
 
     def hosts(self) -> Sequence[str]:
         """The names in the Host header that it answers to; empty if it answers to any."""

@@ -1,6 +1,7 @@
 """HAProxy: balancing on layer 7, the alternative to IPVS. Pure."""
 
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -74,6 +75,11 @@ class Haproxy(Service):
             yield Placement(node, "haproxy/haproxy", {
                 "port": self.port, "server_port": self.server_port, "servers": servers,
                 "check_seconds": CHECK_SECONDS, "check_failures": CHECK_FAILURES})
+
+    @override
+    def passes_on(self) -> Mapping[str, float]:
+        # A server dies right after it was asked, and the last of its failures lasts as long as a pause.
+        return dict.fromkeys(self.servers, CHECK_SECONDS * (CHECK_FAILURES + 1) if len(self.servers) > 1 else inf)
 
     @override
     def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:

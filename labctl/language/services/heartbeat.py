@@ -119,6 +119,6 @@ class Heartbeat(Service):
             steps=("heartbeat/authkeys", "heartbeat/resources", "heartbeat/heartbeat"), unit="heartbeat",
             messages="-p udp --dport 694",
             crash_seconds=DEADTIME + KEEPALIVE, stop_seconds=0, work_seconds=MOVE_SECONDS,
-            returns=self.auto_failback)
+            returns=self.auto_failback, watch_seconds=self.watch_seconds if self.watch else None)
         return (Frontend(self.vip, self.port, tuple(self.nodes), host=host_at(self.nodes, self.port, services),
                          failover=failover),)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
+from math import inf
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -146,14 +147,20 @@ class Ipvs(Service):
         """The health check in effect, if any."""
         return self.check or (Check(type="tcp") if self.directors.keepalived else None)
 
+    @override
+    def passes_on(self) -> Mapping[str, float]:
+        # The script beside ipvsadm asks one server after the other.
+        seconds = self.health.removal_seconds * (1 if self.directors.keepalived else 2) if self.health else inf
+        return dict.fromkeys(self.real_servers, seconds if len(self.real_servers) > 1 else inf)
+
     @property
     def virtual(self) -> str:
         """The virtual service in ipvsadm's arguments."""
         if self.mark:
             return f"-f {self.mark.number}"
-        return f"-t {self.vip}:{self._table_port(self.port)}"
+        return f"-t {self.vip}:{self.table_port(self.port)}"
 
-    def _table_port(self, port: int) -> int:
+    def table_port(self, port: int) -> int:
         """Port 0 in the table means every port."""
         return 0 if self.mark or (self.persistence and self.persistence.per == "client") else port
 
@@ -194,7 +201,7 @@ class Ipvs(Service):
         yield from unknown_nodes(site, list(self.real_servers), ("real_servers",), in_list=False)
         own = directors if self.forward == "nat" and self.directors.ipvsadm else []
         if any(node in site.nodes and self.vip in site.nodes[node].addresses.values() for node in own) \
-                and self._table_port(self.port) == 0:
+                and self.table_port(self.port) == 0:
             yield Finding(("vip",), f"a service on every port of '{own[0]}' itself would take its SSH as well; "
                                     "give the service a VIP of its own.")
         yield from self._own_address_findings(site, own, services)
@@ -267,7 +274,7 @@ class Ipvs(Service):
                 "tunnels carry the packet as it is"
             yield Finding(("real_port",), f"port {self.port} cannot become {self.real_port}: {how}; "
                                           "'forward: nat' can.")
-        if self.real_port and self._table_port(self.port) == 0:
+        if self.real_port and self.table_port(self.port) == 0:
             yield Finding(("real_port",), "a service on several ports cannot map them to another one.")
         for option in ("gateway", "snat"):
             if getattr(self, option) and self.forward != "nat":
@@ -383,8 +390,8 @@ class Ipvs(Service):
             yield Placement(server, "ipvs/vip-tunl", {"vips": vips})
 
     def _table(self, site: Site, services: Mapping[str, Service]) -> dict[str, Any]:
-        real_port = self._table_port(self.server_port)
-        port = self._table_port(self.port)
+        real_port = self.table_port(self.server_port)
+        port = self.table_port(self.port)
         # keepalived 1.3.5 exits if the port is missing; 0 is every port, as in the kernel's table.
         virtual = f"fwmark {self.mark.number}" if self.mark else f"{self.vip} {port}"
         return {

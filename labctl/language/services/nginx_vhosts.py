@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -68,6 +69,11 @@ class NginxVhosts(Service):
             yield Placement(node, "nginx-vhosts/vhosts", {"port": PORT, "vhosts": vhosts, "fail_seconds": FAIL_SECONDS})
             yield Placement(node, "nginx-vhosts/default", {"port": PORT})
             yield Placement(node, "nginx/nginx")
+
+    @override
+    def passes_on(self) -> Mapping[str, float]:
+        # A request that a server does not take goes to the next one.
+        return {server: 0 if len(servers) > 1 else inf for servers in self.vhosts.values() for server in servers}
 
     @override
     def asks(self, name: str, services: Mapping[str, Service]) -> set[tuple[str, int]]:

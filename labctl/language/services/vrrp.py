@@ -63,7 +63,7 @@ class Options(Model):
 
 
 def failover(step: str, nodes: Sequence[str], options: Options, timing: Timing,
-             together: bool = False) -> Failover | None:
+             together: bool = False, watch_seconds: float | None = None) -> Failover | None:
     """How an address moves between these nodes, alone or `together` with another; None if there is only one node."""
     if len(nodes) < 2:
         return None
@@ -72,7 +72,7 @@ def failover(step: str, nodes: Sequence[str], options: Options, timing: Timing,
     return Failover(steps=(step,), unit="keepalived", messages="-p vrrp",
                     crash_seconds=crash.seconds(options.advert, skew),
                     stop_seconds=timing.stop.seconds(options.advert, skew), work_seconds=0,
-                    returns=not options.nopreempt)
+                    returns=not options.nopreempt, watch_seconds=watch_seconds)
 
 
 def election(nodes: Sequence[str], node: str, options: Options) -> dict[str, Any]:
@@ -177,4 +177,5 @@ class Vrrp(Service):
     @override
     def frontends(self, services: Mapping[str, Service], timing: Timing) -> Sequence[Frontend]:
         return (Frontend(self.vip, self.port, tuple(self.nodes), host_at(self.nodes, self.port, services),
-                         failover("vrrp/keepalived", self.nodes, self.vrrp, timing)),)
+                         failover("vrrp/keepalived", self.nodes, self.vrrp, timing,
+                                  watch_seconds=WATCH_SECONDS * (WATCH_FAILURES + 1))),)

@@ -19,8 +19,6 @@ import time
 from struct import calcsize, pack, unpack_from
 
 BATCH_SECONDS = 0.2
-TIMEOUT_SECONDS = 2.0
-"""A request without an answer by then is lost; a SYN that is lost comes again after 1 s, and may still be in time."""
 SCOUT_SECONDS = 0.005
 """While nobody answers, further requests go out so often, to see the end of it in time; less often the longer it lasts,
 to a thousandth of the silence."""
@@ -146,11 +144,12 @@ class Request(object):  # noqa: UP004 (Python 2)
 class Asker(object):  # noqa: UP004 (Python 2)
     """Asks for ever, each 1/rate seconds, whatever became of earlier requests."""
 
-    def __init__(self, address, port, host, rate, first_port):
+    def __init__(self, address, port, host, rate, lifetime, first_port):
         self._target = (address, port)
         self._question = b"GET / HTTP/1.0\r\nHost: " + host.encode("ascii") + b"\r\nConnection: close\r\n\r\n"
         self._interval = 1.0 / rate
-        self._next_port = first_port
+        self._lifetime = lifetime
+        self._next_port = int(first_port)
         self._teller = Teller()
         self._waiting = {}
         self._due = self._last_answer = now()
@@ -161,7 +160,7 @@ class Asker(object):  # noqa: UP004 (Python 2)
         while True:
             moment = now()
             if moment >= self._due:
-                self._begin("request", TIMEOUT_SECONDS)
+                self._begin("request", self._lifetime)
                 # A node that was held still does not make up for it.
                 self._due = self._due + self._interval if moment - self._due < 1 else moment + self._interval
             silence = moment - self._last_answer
@@ -199,6 +198,8 @@ class Asker(object):  # noqa: UP004 (Python 2)
 
 _NEW_ADDRESS, _LOST_ADDRESS, _ASK_ADDRESSES = 20, 21, 22
 _HEADER, _ADDRESS, _ATTRIBUTE = "=IHHII", "=BBBBi", "=HH"
+_ANSWER = 2
+"""NLM_F_MULTI: a part of the answer to a question"""
 _LOCAL = 2
 """IFA_LOCAL; all of this is in the kernel's rtnetlink(7)."""
 _LOOPBACK = 1
@@ -236,7 +237,7 @@ def _tell_changes(teller, link, journal, addresses, table):
                 for line in lines:
                     teller.tell("log", now(), line.decode("utf-8", "replace").encode("unicode_escape").decode("ascii"))
             else:
-                for verb, address in _address_changes(link.recv(65536)):
+                for verb, address in _addresses(link.recv(65536)):
                     if address in addresses:
                         teller.tell("address", now(), verb, address)
         if table and now() >= due:
@@ -247,16 +248,17 @@ def _tell_changes(teller, link, journal, addresses, table):
                 shown = found
 
 
-def _address_changes(block):
+def _addresses(block):
+    """What the kernel says of addresses: what it was asked for is what it has, and all else is news."""
     while len(block) >= calcsize(_HEADER):
-        length, kind = unpack_from("=IH", block)
+        length, kind, flags = unpack_from("=IHH", block)
         if kind in (_NEW_ADDRESS, _LOST_ADDRESS) and unpack_from(_ADDRESS, block, 16)[4] != _LOOPBACK:
             at = 16 + calcsize(_ADDRESS)
             while at + 4 <= length:
                 size, attribute = unpack_from(_ATTRIBUTE, block, at)
                 if attribute == _LOCAL:
                     quad = ".".join(str(byte) for byte in bytearray(block[at + 4:at + 8]))
-                    yield ("gained" if kind == _NEW_ADDRESS else "lost"), quad
+                    yield ("lost" if kind == _LOST_ADDRESS else "has" if flags & _ANSWER else "gained"), quad
                 at += max(4, (size + 3) & ~3)
         block = block[max(16, (length + 3) & ~3):]
 
@@ -278,7 +280,7 @@ def _table():
 
 
 def _journal(units):
-    """What the units log from now on: a process, and a file to read JSON from."""
+    """What the units have logged since the node booted, and will: a process, and a file to read JSON from."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -287,7 +289,7 @@ def _journal(units):
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         os.dup2(nothing, 2)
-        words = ["journalctl", "--follow", "--lines=0", "--output=json"]
+        words = ["journalctl", "--follow", "--boot", "--lines=50", "--output=json"]
         os.execvp(words[0], words + ["--unit=" + unit for unit in units])
     os.close(theirs)
     return child, ours
@@ -295,6 +297,6 @@ def _journal(units):
 
 if __name__ == "__main__":
     if sys.argv[1] == "requests":
-        Asker(sys.argv[2], int(sys.argv[3]), sys.argv[4], float(sys.argv[5]), int(sys.argv[6])).run()
+        Asker(sys.argv[2], int(sys.argv[3]), sys.argv[4], *[float(word) for word in sys.argv[5:8]]).run()
     else:
         changes(sys.argv[2].split(","), sys.argv[3] == "table", sys.argv[4:])
