@@ -1,4 +1,4 @@
-"""Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and who observes it."""
+"""Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and its observer."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,7 +12,7 @@ from labctl.observe.observer import Observer, ServiceType, share_network
 from labctl.observe.verdict import Measure, Measured
 from labctl.plan.plan import Plan
 
-# A fixture's name to what it stands for in a plan: a test that asks for one runs once for each.
+# Each fixture's subjects in a plan: a test that uses the fixture runs once for each subject.
 _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
     "node": lambda plan: [node.name for node in plan.nodes],
     "neighboured": lambda plan: [node.name for node in plan.nodes if any(
@@ -76,7 +76,7 @@ _SUBJECTS: dict[str, Callable[[Plan], list[Any]]] = {
 
 
 def _first(found: list[tuple[str, Any]], key: Callable[[Any], Hashable]) -> list[str]:
-    """Of the services that are alike by `key`, the first."""
+    """The first of the services with the same `key`."""
     seen: dict[Hashable, str] = {}
     for name, item in found:
         seen.setdefault(key(item), name)
@@ -121,11 +121,11 @@ def plan(lab: Lab) -> Plan:
 
 @pytest.fixture(scope="session")
 def observer(lab: Lab) -> Observer:
-    """What can be seen from outside, and whom to suspect."""
+    """Observes the lab, and names steps to suspect."""
     return Observer(lab)
 
 
 @pytest.fixture
 def measure(record_property: Callable[[str, object], None]) -> Measure:
-    """Notes a figure and its bound in the check's verdict."""
+    """Adds a value and its bound to the check's verdict."""
     return lambda value, unit, bound: record_property("measured", Measured(value=value, unit=unit, bound=bound))

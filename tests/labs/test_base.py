@@ -31,10 +31,10 @@ def test_addresses(node: str, plan: Plan, observer: Observer) -> None:
 
 
 def test_no_firewall(neighboured: str, observer: Observer) -> None:
-    """no firewall swallows what comes in: a closed port says so"""
+    """no firewall drops packets: a closed port refuses connections"""
     asker = observer.neighbour(neighboured)
     address = observer.own_address(asker, neighboured)
-    # With bash, as nc knows other options on each guest (CentOS 7 began without -z).
+    # With bash, since nc's options differ between guests (CentOS 7 began without -z).
     said = observer.says(asker, f"timeout 8 bash -c ': </dev/tcp/{address}/{_UNUSED_PORT}' 2>&1")
     if "refused" not in said:
         fail(f"'{neighboured}' does not refuse a connection to its closed port {_UNUSED_PORT}, as it would without a "
@@ -42,7 +42,7 @@ def test_no_firewall(neighboured: str, observer: Observer) -> None:
 
 
 def test_package_source(node: str, plan: Plan, observer: Observer) -> None:
-    """the local repository is the only package source, and it is there"""
+    """the local repository is the only package source, and it is mounted"""
     command, only = SOURCES[plan.guest.family]
     said = observer.says(node, f"{command}; mountpoint -q /mnt/cdrom && echo and mounted").split()
     if said != f"{only} and mounted".split():
@@ -51,8 +51,8 @@ def test_package_source(node: str, plan: Plan, observer: Observer) -> None:
 
 
 def test_packages(plan: Plan, observer: Observer) -> None:
-    """a package is found there, and no network is waited for"""
-    # On one machine, as this keeps a processor busy for seconds; that the others have the same source is seen above.
+    """a package is found in the local repository, without waiting for a network"""
+    # On one machine only, since this keeps a processor busy for seconds; the check above covers the others.
     node = next(iter([*plan.clients(), *plan.nodes])).name
     if observer.host(node).run(f"timeout 60 sh -c '{plan.guest.facts['find_package']}'").rc:
         observer.blame(f"'{node}' does not find the package 'lrzsz'.", (node, "base/packages"))

@@ -31,7 +31,7 @@ def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
 
 
 def _seconds(election: float, failover: Failover, observer: Observer) -> float:
-    """How long nobody may serve."""
+    """How many seconds the service may be away."""
     noticed = _NOTICED_SECONDS[observer.lab.record.accel] * crowd(len(observer.plan.nodes))
     return election + failover.work_seconds * observer.lab.patience + noticed
 
@@ -79,15 +79,15 @@ def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) 
 
 
 def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
-    """two holders that did not hear each other are one again when they do"""
+    """two holders that could not hear each other are one again when they can"""
     frontend, failover = _frontend(electing, plan)
     _one_holder(frontend, failover, observer)
     steps = [step for node in frontend.holders for step in _steps(node, failover)]
     rule = f"INPUT {failover.messages} -j DROP"
     iptables = plan.guest.facts["iptables"]
-    # All are made deaf: a holder of the lower priority, which nopreempt allows, would hear the other and step back. The
-    # first choice hears again first: it announces its addresses anew when it hears a lower priority, and nobody would
-    # if the others had stepped back by then (garp_lower_prio_repeat in keepalived.conf(5)).
+    # No node hears the others: a holder with the lower priority, which nopreempt allows, would otherwise step back. The
+    # first choice hears again first, since it announces its addresses again when it hears a lower priority; if the
+    # others had stepped back by then, no node would (garp_lower_prio_repeat in keepalived.conf(5)).
     with ExitStack() as deaf:
         for node in reversed(frontend.holders):
             deaf.callback(time.sleep, failover.crash_seconds)
@@ -102,7 +102,7 @@ def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
         observer.blame(f"The partition is over, and {frontend.address} is still at "
                        f"{' and '.join(map(repr, observer.holders(frontend)))}.",
                        *steps)
-    # Whoever else answers is another check's concern.
+    # Another check looks at other nodes that answer.
     answering = observer.arp_nodes(frontend.address) & set(frontend.holders)
     if answering != set(observer.holders(frontend)):
         observer.blame(f"After the partition ARP requests for {frontend.address} are answered by "
@@ -115,14 +115,14 @@ def test_partition(electing: str, plan: Plan, observer: Observer) -> None:
 
 
 def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:
-    """advertisements say what they should, to everybody or with unicast to the other nodes alone"""
+    """advertisements have the configured values, and go to the group or, with unicast, to the other nodes"""
     service = plan.topology.services[electing]
     assert isinstance(service, Ipvs | Vrrp)
     frontend, failover = _frontend(electing, plan)
     holder = _one_holder(frontend, failover, observer)
     other = next(node for node in frontend.holders if node != holder)
-    # Of services that share a VIP the first one brings the instance, which may have several addresses; a message has
-    # them after its first eight bytes.
+    # The first of several services with the same VIP creates the instance, which may have several addresses; a message
+    # has them after its first eight bytes.
     services = plan.topology.services
     first = next(name for name, other in services.items() if service.vip in other.vips)
     places = (f"ip[{28 + 4 * position}:4] = {int(service.vip)}" for position in range(len(services[first].vips)))
@@ -137,7 +137,7 @@ def test_advertisements(electing: str, plan: Plan, observer: Observer) -> None:
     should = ", ".join([f"vrid {router_ids(first, services, service.vrrp)[0]}",
                         f"prio {service.vrrp.priority(frontend.holders.index(holder))}",
                         *(["authtype simple"] if service.vrrp.auth else []), f"intvl {service.vrrp.advert}s"])
-    # Some versions of tcpdump name also the type that stands for no authentication.
+    # Some versions of tcpdump also print the type for no authentication.
     says = re.search(r"vrid .*?intvl \d+s", heard[other].replace("authtype none, ", ""))
     if not says or says.group() != should:
         observer.blame(f"'{holder}' advertises {service.vip} as '{says.group() if says else heard[other]}', and by the "
@@ -185,7 +185,7 @@ def _somebody_else_takes_over(frontend: Frontend, failover: Failover, holder: st
 
 
 def _ends_up_where_it_should(frontend: Frontend, failover: Failover, taker: str, observer: Observer) -> None:
-    """The first choice gets the address back, or whoever took it keeps it, once all nodes are there again."""
+    """Once all nodes are back, the first choice gets the address back, or with nopreempt its new holder keeps it."""
     expected = frontend.holders[0] if failover.returns else taker
     if not failover.returns:
         # Long enough for a first choice that wrongly takes it back.

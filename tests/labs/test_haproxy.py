@@ -19,7 +19,7 @@ def test_proxy_spread(proxy: tuple[str, str], observer: Observer) -> None:
     count = sum(expected.values())
     answers = ask(node, service.port, observer, count)
     got = Counter(answer.server for answer in answers if answer.status == 200)
-    # Whoever watches the node's port meanwhile takes a turn as well.
+    # Health checks of the node's port take turns as well.
     if any(abs(got[server] - expected.get(server, 0)) > 1 for server in {*got, *expected}):
         message = (f"'{node}' should spread {count} requests by the weights {service.servers}; "
                    f"the answers came from {dict(got)}.")

@@ -20,7 +20,7 @@ def test_members(heartbeat: str, observer: Observer) -> None:
     service = observer.service(heartbeat, Heartbeat)
     _both_serve(service, observer)
     silent, stopped = _silent(service, observer)
-    # One that was stopped does not start by itself.
+    # A stopped heartbeat does not start by itself.
     if silent and not stopped and until(lambda: not _silent(service, observer)[0],
                                         Deadline(DEADTIME * observer.lab.patience)):
         silent = []
@@ -70,7 +70,7 @@ def test_silent_web_server(watched_by_heartbeat: str, observer: Observer, measur
 
 
 def _holds(node: str, service: Heartbeat, observer: Observer) -> None:
-    """Fail if a node does not get the VIP by and by."""
+    """Fail if a node does not get the VIP in time."""
     if not until(lambda: observer.holds_alone(node, frontend_of(service, observer)),
                  Deadline(2 * service.interval + MOVE_SECONDS + 10 * observer.lab.patience), LOOK_SECONDS):
         observer.blame(f"'{node}' does not get {service.vip}, though its web server answers.",
@@ -78,13 +78,13 @@ def _holds(node: str, service: Heartbeat, observer: Observer) -> None:
 
 
 def _both_serve(service: Heartbeat, observer: Observer) -> None:
-    """Fail if a node's own web server is silent; the watch has reasons to move the VIP then."""
+    """Fail if a node's own web server is silent, since the watch then moves the VIP for a good reason."""
     for node in service.nodes:
         must_be_well(node, service.port, observer, frontend_of(service, observer).host)
 
 
 def _silent(service: Heartbeat, observer: Observer) -> tuple[list[str], bool]:
-    """The nodes that do not run heartbeat, or that the other one does not hear; and whether one of them is stopped."""
+    """The nodes that do not run heartbeat or are not heard by the other one, and whether it is stopped on one."""
     pairs = list(zip(service.nodes, reversed(service.nodes), strict=True))
     said = {node: observer.says(node, "systemctl show -p ActiveState heartbeat | cut -d = -f 2; "
                                  f"cl_status nodestatus {peer} 2>&1").split()
@@ -95,7 +95,7 @@ def _silent(service: Heartbeat, observer: Observer) -> tuple[list[str], bool]:
 
 
 def _suspects(node: str, observer: Observer) -> list[tuple[str, str]]:
-    """The steps whose files are not on the node as they should be; heartbeat's own where all are."""
+    """The steps whose files on the node are missing or changed; heartbeat's own step if none are."""
     changed = [(node, step.kind) for step in observer.plan.node(node).steps if step.kind in _FILES
                if any(observer.says(node, f"cat {file.path}") != file.content.strip() for file in step.write_files)]
     return changed or [(node, "heartbeat/heartbeat")]

@@ -66,7 +66,7 @@ def test_spread(rotating: str, observer: Observer) -> None:
 
 
 def test_packet_path(path: str, observer: Observer) -> None:
-    """requests and replies take the way that the forwarding mode stands for"""
+    """requests and replies take the path of the forwarding mode"""
     service = observer.service(path, Ipvs)
     frontend = frontend_of(service, observer)
     director = settled_director(service, observer)
@@ -175,7 +175,7 @@ def test_long_packets(tunnel: str, observer: Observer) -> None:
 
 
 def test_own_connections(snat: str, observer: Observer) -> None:
-    """what a real server starts itself leaves with the director's address"""
+    """connections that a real server opens leave with the director's address"""
     service = observer.service(snat, Ipvs)
     director = director_of(service, observer)
     client = observer.client_node
@@ -195,7 +195,7 @@ def test_own_connections(snat: str, observer: Observer) -> None:
 
 
 def test_dead_server(checked: str, observer: Observer) -> None:
-    """a server that dies leaves the table in time, and comes back when it is well"""
+    """a server that dies leaves the table in time, and comes back when it answers again"""
     service = observer.service(checked, Ipvs)
     frontend = frontend_of(service, observer)
     director = settled_director(service, observer)
@@ -253,7 +253,7 @@ def test_refused_page(page_checked: str, plan: Plan, observer: Observer) -> None
 
 
 def test_log(script_checked: str, observer: Observer) -> None:
-    """the script that checks the servers logs who goes and who comes back"""
+    """the script that checks the servers logs which ones go and come back"""
     service = observer.service(script_checked, Ipvs)
     director = settled_director(service, observer)
     server = next(iter(service.real_servers))

@@ -22,7 +22,7 @@ def test_vhost(vhost: tuple[str, str, str], observer: Observer) -> None:
 
 
 def test_unknown_host(vhost_proxy: tuple[str, str], observer: Observer) -> None:
-    """a host that nobody serves is refused"""
+    """an unknown host is refused"""
     name, proxy = vhost_proxy
     answers = ask(proxy, PORT, observer, host=_STRANGER)
     if [answer.status for answer in answers] == [_MISDIRECTED]:
@@ -35,7 +35,7 @@ def test_unknown_host(vhost_proxy: tuple[str, str], observer: Observer) -> None:
 
 
 def test_vhost_dead_server(shared_vhost: tuple[str, str], observer: Observer) -> None:
-    """through no proxy does a request fail while one of the host's servers is dead"""
+    """no request fails through any proxy while one of the host's servers is dead"""
     name, site = shared_vhost
     service = observer.service(name, NginxVhosts)
     dead, *others = service.vhosts[site]

@@ -18,23 +18,23 @@ _HERE = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Clock:
-    """What an NTP server has to say."""
+    """An NTP server's answer."""
 
     leap: int
     stratum: int
     reference: str
-    """Whom it follows."""
+    """The server that it follows."""
     offset: float
-    """Seconds by which it is ahead of who asks."""
+    """By how many seconds its clock is ahead of the asking node's."""
 
     @property
     def is_set(self) -> bool:
-        """Whether it may be believed."""
+        """Whether its time can be trusted."""
         return self.leap != _ALARM and 0 < self.stratum < _UNSYNCHRONISED
 
 
 def test_time_server(ntp_server: tuple[str, str], observer: Observer) -> None:
-    """the server tells the time to whoever asks"""
+    """the server tells the time to every machine that asks"""
     name, server = ntp_server
     asker = observer.service(name, Ntp).clients[0]
     address = str(observer.own_address(asker, server))
@@ -75,7 +75,7 @@ def _tells(asker: str, address: str, observer: Observer) -> bool:
 
 
 def _clocks(asker: str, observer: Observer, *addresses: str) -> dict[str, Clock]:
-    """What those say who answer a node."""
+    """The answers that a node gets, by server."""
     lines = map(str.split, observer.says(asker, observer.python("sntp", *addresses)).splitlines())
     return {address: Clock(int(leap), int(stratum), reference, float(offset))
             for address, leap, stratum, reference, offset in lines}

@@ -44,7 +44,7 @@ def test_clients_stay(persistent: str, observer: Observer) -> None:
 
 
 def test_second_client(persistent: str, observer: Observer) -> None:
-    """every client machine has a server that it stays with"""
+    """every client machine keeps its server"""
     service = observer.service(persistent, Ipvs)
     for client in observer.plan.clients():
         got = [answer.server for answer in observer.sample(service.vip, service.port, 3, start=client.name)]
@@ -90,7 +90,7 @@ def test_templates(persistent_lab: list[str], observer: Observer) -> None:
 
 
 def _server_of(client: IPv4Address, service: Ipvs, observer: Observer) -> str | None:
-    """The server that the director sends a client to, if it remembers one."""
+    """The server to which the director sends a client, if it remembers one."""
     servers = {service.server_address(observer.plan.topology, server): server for server in service.real_servers}
     return next((servers.get(entry.server) for entry in observer.connections(director_of(service, observer))
                  if entry.client == client and entry.client_port == 0 and _is_template_of(entry, service)), None)

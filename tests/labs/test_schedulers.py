@@ -38,7 +38,7 @@ def test_open_connections(counting: str, observer: Observer) -> None:
     names = {service.server_address(observer.plan.topology, server): server for server in service.real_servers}
     got = [names[held[port]] for port in ports if port in held]
     expected = choices(service.scheduler, table, count, load)
-    # lc and wlc look at connections of the past as well, which end meanwhile: only a full round of theirs is certain.
+    # lc and wlc also count past connections, which expire meanwhile: only a full round of theirs is certain.
     exact = service.scheduler in ("sed", "nq")
     if got != expected if exact else Counter(got) != Counter(expected):
         _blame(service, f"{service.scheduler} should give {count} connections that stay open to {' '.join(expected)}; "
@@ -46,12 +46,12 @@ def test_open_connections(counting: str, observer: Observer) -> None:
 
 
 def test_closed_connections(counting: str, observer: Observer) -> None:
-    """connections of the past count for lc and wlc, and not for sed and nq"""
+    """past connections count for lc and wlc, but not for sed and nq"""
     service = observer.service(counting, Ipvs)
     director = settled_director(service, observer)
     table = observer.table(director, service)
     load = observer.load(director, service)
-    # Whom earlier connections are counted for waits until the others have as many.
+    # A server with earlier connections waits until the others have as many.
     enough = until_the_next(service.scheduler, table, load) if service.scheduler in ("lc", "wlc") and table else 0
     answers = observer.sample(service.vip, service.port, max(3 * len(service.real_servers), enough + _SLACK))
     servers = [answer.server for answer in answers if answer.status == 200]
@@ -135,7 +135,7 @@ def _who(service: Ipvs, vip: IPv4Address, count: int, observer: Observer) -> lis
 
 
 def _forget(service: Ipvs, observer: Observer) -> None:
-    """Bind the service to the scheduler that it has anew: what that one remembers of destinations is gone."""
+    """Bind the service to its scheduler again, so that the scheduler forgets destinations."""
     director = director_of(service, observer)
     lines = observer.says(director, f"ipvsadm -Ln {service.virtual} | grep '^[FT]'").split()
     if len(lines) > 2:
