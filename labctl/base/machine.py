@@ -19,6 +19,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def install(debian: str, fedora: str) -> str:
+    """The command that installs packages, which have names of their own in Debian's family and in Fedora's."""
+    return f"sudo dnf install {fedora}" if shutil.which("dnf") else f"sudo apt-get install {debian}"
+
+
 def available_memory() -> int:
     """The available memory in MiB, as the kernel estimates it (proc(5): MemAvailable)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

@@ -217,6 +217,26 @@ def spawn(argv: Sequence[str | Path], output: Path, let_in: Callable[[int], None
         return process
 
 
+@contextmanager
+def listening(argv: Sequence[str | Path]) -> Iterator[Running]:
+    """Run a program until the end of the block, and read its outputs meanwhile; Ctrl-C does not reach it.
+
+    Raises CommandError if the program is missing.
+    """
+    with _start(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def feed(argv: Sequence[str | Path]) -> Running:
+    """Start a program that outlives labctl, and reads what it is given; says nothing. Raises CommandError."""
+    return _start(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                  start_new_session=True)
+
+
 def wait(running: Running, timeout: float | None) -> int | None:
     """Wait for a program that was spawned and return its status; if it takes too long, kill it and return None."""
     try:

@@ -22,6 +22,23 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
+def awaited() -> Iterator[Callable[[], bool]]:
+    """Let a signal to end be how the block ends; the function says whether one came. A second one interrupts as ever.
+
+    To be used in the main thread.
+    """
+    came: list[int] = []
+
+    def tell(number: int) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    with _told(tell):
+        yield lambda: bool(came)
+
+
+@contextmanager
 def passed_over() -> Iterator[None]:
     """Ignore signals to end, so that clean-up finishes however often Ctrl-C is pressed. For the main thread."""
     with _told(lambda _number: None):

@@ -1,12 +1,12 @@
-"""The command line: the only package that prints. Importing a module of it adds its commands, and the order of the
-imports is that of the help."""
+"""The command line: the only package that prints. Each module adds its commands when it is imported, so the order of
+the imports is the order in the help."""
 
 from labctl.cli import (  # noqa: I001
-    labs, checks, drills, nodes, power, steps, faults, checkpoints, topologies, doctor, images, bundles,
+    labs, checks, drills, nodes, power, faults, packets, steps, checkpoints, topologies, doctor, images, bundles,
 )
 from labctl.cli.common import app
 
 __all__ = [
-    "app", "bundles", "checkpoints", "checks", "doctor", "drills", "faults", "images", "labs", "nodes", "power",
-    "steps", "topologies",
+    "app", "bundles", "checkpoints", "checks", "doctor", "drills", "faults", "images", "labs", "nodes", "packets",
+    "power", "steps", "topologies",
 ]

@@ -21,12 +21,12 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, 
 def bundle_create(
     file: FileArgument,
     images: Annotated[list[str] | None, typer.Option(
-        "--image", metavar="GUEST", help="Only this image; may be repeated. All in the store, if it is left out.",
+        "--image", metavar="GUEST", help="Only this image; may be repeated. By default all of the store.",
         autocompletion=guests.names, show_default=False)] = None,
     topologies: Annotated[list[str] | None, typer.Option(
-        "--topology", metavar="TOPOLOGY", help="A topology of yours, a file or a name; may be repeated. The shipped "
-        "ones come with labctl.", autocompletion=topology_names, show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
+        "--topology", metavar="TOPOLOGY", help="A topology of yours, by file or name; may be repeated. Shipped ones "
+        "are part of labctl.", autocompletion=topology_names, show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Pack images, topologies and labctl itself for a machine without a network."""
     names = images or [image.name for image in store.images()]
@@ -46,7 +46,7 @@ def bundle_load(
     overwrite: Annotated[bool, typer.Option(
         "--overwrite", help="Replace topologies of yours that have the same name and differ.")] = False,
 ) -> None:
-    """Check a bundle, and put its images into the store and its topologies where they are found by name."""
+    """Check a bundle, and add its images to the store and its topologies to yours."""
     with err.status(f"Reading {file}"):
         contents = bundle.load(file, list(rewind.images_in_use()), overwrite)
     err.print(f"Loaded {_said(contents)}.", markup=False, soft_wrap=True)

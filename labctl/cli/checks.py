@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from labctl.observe.verdict import Check
 
 FAILED, COULD_NOT_CHECK, NO_CHECKS = 1, 2, 3
-"""Exit codes"""
+"""Exit codes."""
 
 
 class Form(StrEnum):
@@ -35,7 +35,8 @@ def test(
                                    "parentheses combine them.")] = "",
     list_only: Annotated[bool, typer.Option("--list", help="Show the checks, run none.")] = False,
     output: Annotated[Form, typer.Option(
-        "--output", "-o", help="How to print verdicts: 'jsonl' as they come, an object per line.")] = Form.table,
+        "--output", "-o", help="How to print verdicts; 'jsonl' prints each one at once, an object per line.",
+    )] = Form.table,
     shuffle: Annotated[int | None, typer.Option(
         "--shuffle", metavar="SEED", help="Run the checks in another order, the same one for the same number.",
         show_default=False)] = None,
@@ -44,7 +45,7 @@ def test(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML report.",
                                               show_default=False)] = None,
 ) -> None:
-    """Check from the client that the lab does what it should."""
+    """Check, mostly from the client, that the lab does what it should."""
     from labctl.cli import verdicts as forms  # noqa: PLC0415 (this command alone loads pytest and testinfra)
     from labctl.observe import checks, report  # noqa: PLC0415
     from labctl.observe.verdict import count  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What the commands share: the program, its options and arguments, and how it says things."""
+"""What the commands share: the typer app, options and arguments, and ways of printing."""
 
 import logging
 import os
@@ -22,9 +22,10 @@ class Panel(StrEnum):
 
     labs = "Labs"
     nodes = "Nodes"
+    packets = "Packets"
     steps = "Steps"
     faults = "Faults"
-    kept = "What is kept of labs"
+    kept = "Saved labs"
     topologies = "Topologies"
     setup = "Setting up"
 
@@ -32,13 +33,13 @@ class Panel(StrEnum):
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="A one-page YAML topology becomes a running, proven Linux cluster of real VMs.")
-checkpoint_app = typer.Typer(no_args_is_help=True, help="Labs as they were at a moment, to go back to.")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Save labs as they are now, and go back to that.")
 app.add_typer(checkpoint_app, name="checkpoint", rich_help_panel=Panel.kept)
 fault_app = typer.Typer(no_args_is_help=True, help="Break something on purpose: 'labctl heal' puts it back.")
 app.add_typer(fault_app, name="fault", rich_help_panel=Panel.faults)
 image_app = typer.Typer(no_args_is_help=True, help="The images that labs run on.")
 app.add_typer(image_app, name="image", rich_help_panel=Panel.setup)
-bundle_app = typer.Typer(no_args_is_help=True, help="All that a machine without a network needs, in one file.")
+bundle_app = typer.Typer(no_args_is_help=True, help="Everything that a machine without a network needs, in one file.")
 app.add_typer(bundle_app, name="bundle", rich_help_panel=Panel.setup)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +47,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def command(panel: Panel | None, *examples: str, name: str | None = None, of: typer.Typer = app,
             context: dict[str, bool] | None = None) -> Callable[[Command], Command]:
-    """Make a function a command of `of`, in a group of the help and with examples at the end of its own."""
+    """Make a function a command of `of`, in a group of the help; its own help ends with the examples."""
     epilog = "\n".join(f"[dim]$[/] {escape(example)}" for example in examples)
     return of.command(name, rich_help_panel=panel, epilog=f"[bold]For example[/]\n{epilog}",
                       context_settings=context)
@@ -72,7 +73,7 @@ class DataOutput(StrEnum):
 
 
 class Events(StrEnum):
-    """How it is told what happens."""
+    """How events are printed."""
 
     text = "text"
     jsonl = "jsonl"
@@ -94,6 +95,11 @@ def node_names() -> list[str]:
     return [*(node for _, node in nodes), *(f"{name}/{node}" for name, node in nodes)]
 
 
+def point_names() -> list[str]:
+    """For completion."""
+    return [*node_names(), *(network for found in lab.labs() for network in found.plan.topology.networks)]
+
+
 def step_names() -> list[str]:
     """For completion."""
     plans = [lab.open_lab(name).plan for name in lab.names()]
@@ -112,7 +118,7 @@ TopologyArgument = Annotated[str, typer.Argument(
     metavar="TOPOLOGY", help="A topology's name, or a path to a file.", autocompletion=topology_names,
     show_default=False)]
 LabArgument = Annotated[str | None, typer.Argument(
-    help="A lab's name; the only one that is up where it is left out.", autocompletion=lab_names, show_default=False)]
+    help="A lab's name; by default the only one that is up.", autocompletion=lab_names, show_default=False)]
 NodeArgument = Annotated[str, typer.Argument(
     help="NODE, or LAB/NODE.", autocompletion=node_names, show_default=False)]
 PatternArgument = Annotated[str, typer.Argument(
@@ -122,7 +128,7 @@ StepsArgument = Annotated[list[str], typer.Argument(
     metavar="NODE/STEP|SERVICE...", help="Steps or services; LAB/ may go before each.", autocompletion=step_names,
     show_default=False)]
 LabOption = Annotated[str | None, typer.Option(
-    "--lab", help="The lab, where it is not the only one.", autocompletion=lab_names, show_default=False)]
+    "--lab", help="The lab; by default the only one that is up.", autocompletion=lab_names, show_default=False)]
 NameOption = Annotated[str | None, typer.Option(
     "--name", envvar="LABCTL_NAME", help="The lab's name, if not the topology's.", show_default=False)]
 GuestOption = Annotated[str | None, typer.Option(
@@ -134,7 +140,7 @@ SetOption = Annotated[list[str] | None, typer.Option(
 OutputOption = Annotated[Output, typer.Option("--output", "-o", envvar="LABCTL_OUTPUT", help="How to print it.")]
 
 EventsOption = Annotated[Events, typer.Option(
-    "--output", "-o", help="How to tell what happens: 'jsonl' prints an object per line.")]
+    "--output", "-o", help="How to print what happens; 'jsonl' prints an object per line.")]
 
 
 def _version(wanted: bool) -> None:
@@ -151,7 +157,7 @@ def _main(
         "--verbose", "-v", envvar="LABCTL_VERBOSE", help="Show the commands that are run.")] = False,
     offline: Annotated[bool | None, typer.Option(
         "--offline/--online", envvar=config.OFFLINE, show_default=False,
-        help="Refuse whatever would open a connection to another machine.")] = None,
+        help="Refuse to open connections to other machines.")] = None,
     _show_version: Annotated[bool, typer.Option(
         "--version", help="Show the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -162,7 +168,7 @@ def _main(
 
 
 def make_plan(topology_: str, name: str | None, guest: str | None, changes: list[str] | None) -> plan.Plan:
-    """The plan of a topology as it is typed, with the options of the command line. Raises LabError."""
+    """The plan for a topology and options as typed on the command line. Raises LabError."""
     path = catalog.find(topology_)
     parsed = catalog.load(path, changes or ())
     chosen = guest or config.load().guest or parsed.guest or guests.DEFAULT
@@ -176,14 +182,14 @@ def print_data(value: Any, output: Output | DataOutput) -> None:
 
 def progress_of(nodes: Sequence[plan.PlannedNode], events: Events = Events.text) -> (
         display.LiveProgress | display.PlainProgress | display.JsonLines):
-    """What shows the progress of nodes: live on a terminal, a line per event elsewhere."""
+    """A display of the progress of nodes: live on a terminal, elsewhere a line per event."""
     if events is Events.jsonl:
         return display.JsonLines(out)
     return display.LiveProgress(err, nodes) if err.is_terminal else display.PlainProgress(err)
 
 
 def say_next(done: str, commands: dict[str, str]) -> None:
-    """Say what was done, and which commands make sense now."""
+    """Print what was done, and which commands make sense next."""
     width = max(map(len, commands))
     err.print(done, markup=False, soft_wrap=True)
     for command, purpose in commands.items():
@@ -191,5 +197,5 @@ def say_next(done: str, commands: dict[str, str]) -> None:
 
 
 def must_be_open(found: lab.Lab) -> None:
-    """Raise LabError for a lab whose machines are gone, and for one elsewhere while labctl is offline."""
+    """Raise LabError if the lab's machines are gone, or on another machine while labctl is offline."""
     found.must_be_open()

@@ -1,4 +1,4 @@
-"""How things look: live progress, tables, sheets. Prints to the console it is given."""
+"""Output: live progress, tables, sheets. Prints to the console it is given."""
 
 import json
 import time
@@ -13,7 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemai
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import override
 
+from labctl.base import progress
 from labctl.base.progress import GATES, Gate
 from labctl.base.text import visible
 from labctl.plan.plan import Plan, PlannedNode
@@ -22,7 +24,7 @@ _WORKING = {
     "defined": "making its disk", "booting": "starting", "ssh": "booting", "configured": "being configured",
     "units": "starting its services", "serving": "waiting for the lab to serve",
 }
-"""What a node is doing while it has not yet passed the gate."""
+"""What a node is doing before it passes the gate."""
 
 
 def data(value: Any, output: str) -> str:
@@ -33,7 +35,7 @@ def data(value: Any, output: str) -> str:
 
 
 def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headings, as wide as they need to be."""
+    """Print rows under headings, as wide as they need to be."""
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         grid.add_row(*(escape(visible(cell)) for cell in row))
@@ -42,7 +44,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def can_show(console: Console, text: str) -> bool:
-    """Whether a console's encoding has all characters of a text."""
+    """Whether a console's encoding can express all characters of a text."""
     try:
         text.encode(console.encoding)
     except UnicodeEncodeError:
@@ -50,7 +52,7 @@ def can_show(console: Console, text: str) -> bool:
     return True
 
 
-class JsonLines:
+class JsonLines(progress.Progress):
     """A JSON object per event on a line of its own, for other programs."""
 
     def __init__(self, console: Console) -> None:
@@ -64,21 +66,21 @@ class JsonLines:
         return
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Something happened."""
+        """Print an event."""
         self._file.write(json.dumps({"event": kind, **facts}) + "\n")
         self._file.flush()
 
+    @override
     def say(self, text: str) -> None:
-        """See Progress."""
         self.event("message", text=text)
 
+    @override
     def passed(self, node: str, gate: Gate) -> None:
-        """See Progress."""
         self.event("gate", node=node, gate=gate, seconds=round(time.monotonic() - self._start, 3))
 
 
 class Passing:
-    """Passes on what a guest says: to a file or a pipe as it is, to a terminal with its control characters visible."""
+    """Passes on a guest's output: unchanged to a file or a pipe, with visible control characters to a terminal."""
 
     def __init__(self, stream: TextIO, prefix: str = "") -> None:
         self._stream = stream
@@ -94,7 +96,7 @@ class Passing:
             self._line(self._rest)
 
     def write(self, data: bytes) -> None:
-        """Pass on what there is of it: lines, where something has to be done to them."""
+        """Pass output on: whole lines if they are changed on the way, otherwise all of it."""
         if self._by_line:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
@@ -110,7 +112,7 @@ class Passing:
             self._stream.buffer.write(self._prefix.encode() + line + b"\n")
 
 
-class PlainProgress:
+class PlainProgress(progress.Progress):
     """A line per event, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -123,16 +125,16 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         return
 
+    @override
     def say(self, text: str) -> None:
-        """See Progress."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @override
     def passed(self, node: str, gate: Gate) -> None:
-        """See Progress."""
         self.say(f"{time.monotonic() - self._start:6.1f} s  {node}: {gate}")
 
 
-class LiveProgress:
+class LiveProgress(progress.Progress):
     """A table of nodes and what each is doing, redrawn while it changes."""
 
     def __init__(self, console: Console, nodes: Sequence[PlannedNode]) -> None:
@@ -150,12 +152,12 @@ class LiveProgress:
     def __exit__(self, *_: object) -> None:
         self._live.__exit__(None, None, None)
 
+    @override
     def say(self, text: str) -> None:
-        """See Progress."""
         self._live.console.print(text, markup=False, highlight=False)
 
+    @override
     def passed(self, node: str, gate: Gate) -> None:
-        """See Progress."""
         self._gates[node] = gate
         self._since[node] = time.monotonic()
 
@@ -174,7 +176,7 @@ class LiveProgress:
         return grid
 
 
-class PlainTransfer:
+class PlainTransfer(progress.Transfer):
     """A few lines for a download, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -187,19 +189,19 @@ class PlainTransfer:
     def __exit__(self, *_: object) -> None:
         return
 
+    @override
     def say(self, text: str) -> None:
-        """See Transfer."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @override
     def moved(self, here: int, total: int | None) -> None:
-        """See Transfer."""
         quarters = here * 4 // total if total else 0
         if total and quarters > self._quarters:
             self.say(f"{size(here)} of {size(total)}")
         self._quarters = quarters
 
 
-class LiveTransfer:
+class LiveTransfer(progress.Transfer):
     """A bar with speed and time for a download."""
 
     def __init__(self, console: Console) -> None:
@@ -214,19 +216,19 @@ class LiveTransfer:
     def __exit__(self, *_: object) -> None:
         self._progress.__exit__(None, None, None)
 
+    @override
     def say(self, text: str) -> None:
-        """See Transfer."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @override
     def moved(self, here: int, total: int | None) -> None:
-        """See Transfer."""
         if self._task is None:
             self._task = self._progress.add_task("", completed=here, total=total)
         self._progress.update(self._task, completed=here, total=total)
 
 
 def sheet(plan: Plan, nodes: Sequence[PlannedNode], line: Callable[[str], None]) -> None:
-    """What a person would type on each node, and why: Markdown."""
+    """Print, as Markdown, what a person would type on each node, and why."""
     line(f"# {plan.topology.title}")
     for node in nodes:
         addresses = ", ".join(f"{interface.name} {interface.address}" for interface in node.interfaces)
@@ -241,7 +243,7 @@ def sheet(plan: Plan, nodes: Sequence[PlannedNode], line: Callable[[str], None])
             if step.runcmd:
                 line("\nRun:\n")
                 line("\n".join(_indented(command) for command in step.runcmd))
-            line("\nTo take it back:\n")
+            line("\nTo undo it:\n")
             line("\n".join(_indented(command) for command in step.undo))
 
 
@@ -250,7 +252,7 @@ def _indented(text: str) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes, for people."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"
@@ -260,7 +262,7 @@ def size(count: float) -> str:
 
 def mapping_rows(states: Mapping[str, str], applied: Mapping[str, Set[str] | None],
                  nodes: Sequence[PlannedNode]) -> list[list[str]]:
-    """A node's name, state, addresses, memory and steps."""
+    """The rows of a table with each node's name, state, addresses, memory and steps."""
     return [[node.name, states[node.name],
              ", ".join(f"{interface.name} {interface.address}/{interface.prefix}" for interface in node.interfaces),
              f"{node.memory} MiB", _applied(node, applied[node.name])] for node in nodes]

@@ -1,4 +1,4 @@
-"""What is missing on this machine, or wrong in an image."""
+"""The command that says what is missing on this machine, or wrong in an image."""
 
 from typing import Annotated
 
@@ -15,10 +15,10 @@ CHECKS_FAILED = 1
 @command(Panel.setup, "labctl doctor", "labctl doctor --guest debian-12")
 def doctor(
     guest: Annotated[str | None, typer.Option(
-        "--guest", metavar="GUEST", help="Start a machine of this guest instead, and look whether its image is as "
-        "labs need it.", autocompletion=guests.names, show_default=False)] = None,
+        "--guest", metavar="GUEST", help="Start a machine of this guest instead, and test whether its image is as labs "
+        "need it.", autocompletion=guests.names, show_default=False)] = None,
 ) -> None:
-    """Say what is missing for a private room, each with the command that mends it; or look at a guest's image."""
+    """Say what is missing for a private room, each with the command that provides it; or test a guest's image."""
     from labctl.observe import doctor as examination  # noqa: PLC0415 (starts programs; used by this command alone)
 
     if guest is None:

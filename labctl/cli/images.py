@@ -28,7 +28,7 @@ MirrorOption = Annotated[str | None, typer.Option(
 
 @command(None, "labctl image list", name="list", of=image_app)
 def image_list(output: OutputOption = Output.table) -> None:
-    """List the images in the store, and the bases that images are made of."""
+    """List the images in the store, and the bases that images are made from."""
     images, pulled = store.images(), bases.bases()
     if output is not Output.table:
         print_data([*({"image": image.name, "kind": "image", "digest": image.manifest.digest,
@@ -52,12 +52,12 @@ def image_build(
     mirror: MirrorOption = None,
     iso: Annotated[Path | None, typer.Option(
         "--iso", envvar="LABCTL_ISO", metavar="FILE", show_default=False,
-        help="An installation disc to install from, as far as it has what is needed.")] = None,
+        help="An installation disc to install from; what it lacks comes from the mirror.")] = None,
 ) -> None:
-    """Build a guest's image, of packages alone or of the base that was pulled or imported; needs no root."""
+    """Build a guest's image, from packages alone or from a base that was pulled or imported; needs no root."""
     guest = guests.load(name)
     log = paths.cache() / f"build-{name}.log"
-    # The settings have a Debian mirror only.
+    # The mirror in the settings is a Debian mirror.
     mirror = mirror or (config.load().mirror if guest.family == "debian" else None)
     with err.status(f"Building {name}; the log is {log}"):
         image = store.build(guest, mirror, log, list(rewind.images_in_use()), iso,
@@ -73,7 +73,7 @@ def image_pull(
         "--mirror", envvar="LABCTL_PULL_MIRROR", metavar="URL", show_default=False,
         help="A copy of the distributor's directory to pull from instead, as in the README.")] = None,
 ) -> None:
-    """Get the distributor's image of a guest, the base that its image is made of; verified before it is used."""
+    """Download and verify the distributor's image of a guest, the base that its image is made from."""
     guest = guests.load(name)
     with display.LiveTransfer(err) if err.is_terminal else display.PlainTransfer(err) as transfer:
         base = bases.pull(guest, mirror, transfer)
@@ -87,9 +87,9 @@ def image_import(
                                         show_default=False)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A qcow2 image; it is copied.", show_default=False)],
     unverified: Annotated[bool, typer.Option(
-        "--unverified", help="Take it whatever its sha256 is; the base is marked so.")] = False,
+        "--unverified", help="Import it whatever its sha256 is; the base is marked as unverified.")] = False,
 ) -> None:
-    """Take a file that is here already as the base of a guest's image."""
+    """Import a file of yours as the base of a guest's image."""
     guest = guests.load(name)
     with err.status(f"Copying {file}"):
         base = bases.import_(guest, file, unverified)
@@ -111,7 +111,7 @@ def image_inspect(
     name: Annotated[str, typer.Argument(help="An image.", show_default=False)],
     output: Annotated[DataOutput, typer.Option("--output", "-o", help="How to print it.")] = DataOutput.yaml,
 ) -> None:
-    """Show what an image is made of."""
+    """Show what is in an image, and what it was made from."""
     image = store.find(name)
     print_data({"version": 1, "image": name, "digest": image.manifest.digest, "path": str(image.path),
            **image.manifest.model_dump(mode="json")}, output)
@@ -119,7 +119,7 @@ def image_inspect(
 
 @command(None, "labctl image rm centos-7", name="rm", of=image_app)
 def image_rm(name: Annotated[str, typer.Argument(help="An image.", show_default=False)]) -> None:
-    """Remove an image from the store; where there is none, the base, and what is left of a pull that broke off."""
+    """Remove a guest's image from the store; if there is none, its base, and what is left of a pull that broke off."""
     if not store.exists(name) and bases.remove(name):
         err.print(f"The base of '{name}' is gone.", markup=False)
         return

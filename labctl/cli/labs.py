@@ -40,7 +40,7 @@ from labctl.plan import plan
 
 
 class Accel(StrEnum):
-    """What runs the guests."""
+    """The accelerator that runs the guests."""
 
     auto = "auto"
     kvm = "kvm"
@@ -63,16 +63,17 @@ def up(
     keep: Annotated[bool, typer.Option(
         "--keep", envvar="LABCTL_KEEP", help="Leave a lab that failed as it is, to look into it.")] = False,
     cold: Annotated[bool, typer.Option(
-        "--cold", envvar="LABCTL_COLD", help="Boot, also where the lab was saved when it first served.")] = False,
+        "--cold", envvar="LABCTL_COLD", help="Boot, even if the lab could start from its configured checkpoint."),
+    ] = False,
     once: Annotated[bool, typer.Option(
         "--once", envvar="LABCTL_ONCE",
-        help="Boot, and save nothing for 'reset' and for the next start, as in CI.")] = False,
+        help="Boot, and save nothing for 'reset' and the next start; for CI.")] = False,
     start: Annotated[str | None, typer.Option(
         "--from", metavar="CHECKPOINT", help="Start from a checkpoint of yours.", autocompletion=checkpoint_names,
         show_default=False)] = None,
     output: EventsOption = Events.text,
 ) -> None:
-    """Start a lab, and return when it serves."""
+    """Start a lab and wait until it serves."""
     planned = make_plan(topology_, name, guest, changes)
     chosen, remark = lifecycle.accelerator(accel.value, host)
     with progress_of(planned.nodes, output) as progress:
@@ -94,13 +95,14 @@ def up(
 @command(Panel.labs, "labctl down", "labctl down --all")
 def down(
     names: Annotated[list[str] | None, typer.Argument(
-        metavar="[LAB]...", help="Labs; the only one that is up where none is named.", autocompletion=lab_names,
+        metavar="[LAB]...", help="Labs; by default the only one that is up.", autocompletion=lab_names,
         show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every lab that is up.")] = False,
     force: Annotated[bool, typer.Option(
-        "--force", help="Also what has no record, by the lab's name or id, and what cannot all be removed.")] = False,
+        "--force", help="Also remove a lab that has no record, by its name or id, or that cannot be removed entirely."),
+    ] = False,
     host: Annotated[str | None, typer.Option(
-        "--host", metavar="URI", help="The libvirt that a lab without a record is at, with --force and the lab's id.",
+        "--host", metavar="URI", help="With --force and a lab's id: the libvirt of a lab without a record.",
         show_default=False)] = None,
 ) -> None:
     """Remove a lab: its machines, networks, disks and keys."""
@@ -122,7 +124,7 @@ def _raise(failures: list[LabError]) -> None:
 
 @command(Panel.labs, "labctl list", "labctl list --topologies -o json", name="list")
 def list_(
-    topologies: Annotated[bool, typer.Option("--topologies", help="What could be started, instead.")] = False,
+    topologies: Annotated[bool, typer.Option("--topologies", help="List what could be started, instead.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """List the labs that are up, or the topologies there are."""
@@ -148,7 +150,7 @@ def _lab_row(name: str) -> dict[str, Any]:
         row["state"] = known.elsewhere or _state(found)
     except record.Unreadable as error:
         return {**row, "state": error.state}
-    except FileNotFoundError:  # It went down meanwhile.
+    except FileNotFoundError:  # It was taken down meanwhile.
         return row
     try:
         planned = found.plan
@@ -219,7 +221,7 @@ def _target(found: lab.Lab, node: str) -> str:
 @command(Panel.labs, "labctl reset", "labctl reset rs1")
 def reset(
     target: Annotated[str | None, typer.Argument(
-        metavar="[LAB|NODE]", help="A lab, or a node of one; the only lab that is up where it is left out.",
+        metavar="[LAB|NODE]", help="A lab, or a node of one; by default the only lab that is up.",
         autocompletion=node_names, show_default=False)] = None,
     output: EventsOption = Events.text,
 ) -> None:
@@ -239,16 +241,16 @@ def reset(
 @command(Panel.kept, "labctl gc --older-than 14", "labctl gc --larger-than 5")
 def gc(
     days: Annotated[float | None, typer.Option("--older-than", metavar="DAYS", min=0, show_default=False,
-                                               help="Forget labs that were not started for so long.")] = None,
+                                               help="Remove configured checkpoints not used for this long.")] = None,
     gib: Annotated[float | None, typer.Option("--larger-than", metavar="GIB", min=0, show_default=False,
-                                              help="Forget the oldest until they take no more.")] = None,
+                                              help="Remove the oldest ones until they take no more.")] = None,
     host: Annotated[str | None, typer.Option(
-        "--host", metavar="URI", help="Look at this libvirt as well, beside those that labs are at.",
+        "--host", metavar="URI", help="Also look at this libvirt, in addition to those of labs that are up.",
         show_default=False)] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove what labctl has left where it was killed, or a lab's record was lost, and, if you say how old or how much,
-    how labs were when they first served, which makes their next start quick. Checkpoints of yours stay."""
+    """Remove what is left of labs if labctl was killed or a record was lost. With an age or a size also remove old
+    configured checkpoints, from which labs start quickly. Your own checkpoints stay."""
     said, strangers, failures = leftovers.collect(dry=dry) + rewind.gc(days, gib, dry=dry), [], []
     for uri in sorted({*leftovers.libvirts(), *([host] if host else [])}):
         try:

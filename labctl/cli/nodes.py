@@ -1,4 +1,4 @@
-"""Commands for nodes: ways in, and what comes out."""
+"""Commands for access to nodes and their output."""
 
 import re
 import shlex
@@ -27,9 +27,9 @@ from labctl.plan.domain import node_uuid
 
 _EXEC_SECONDS = 600
 _REMOTE = re.compile(r"((?:[\w-]+/)?[\w-]+):(.*)", re.DOTALL)
-"""NODE:PATH or LAB/NODE:PATH. A path of this machine that looks like one can be typed with './' before it."""
+"""NODE:PATH or LAB/NODE:PATH. A local path that looks like this can be typed with './' before it."""
 
-# What follows the node is the command's own: labctl looks for no options in it.
+# What follows the node belongs to the command, so labctl looks for no options in it.
 _VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -37,8 +37,9 @@ _VERBATIM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def ssh(
     node: NodeArgument,
     words: Annotated[list[str] | None, typer.Argument(
-        metavar="COMMAND", help="Instead of a shell: a line for the shell there, or a command in several words, which "
-        "get there as they are; '--' may go before it.", show_default=False)] = None,
+        metavar="COMMAND", help="Run this instead of a login shell: one argument is a line for the node's shell, "
+        "several are a command and its arguments, passed on unchanged. '--' may precede it.",
+        show_default=False)] = None,
 ) -> None:
     """Log in to a node as root, or run a command there with its exit code."""
     found, planned = targets.one_node(node)
@@ -52,8 +53,8 @@ def ssh(
 def exec_(
     target: PatternArgument,
     words: Annotated[list[str], typer.Argument(
-        metavar="COMMAND", help="A line for the shell there, or a command in several words, which get there as they "
-        "are; '--' may go before it.", show_default=False)],
+        metavar="COMMAND", help="One argument is a line for the node's shell, several are a command and its arguments, "
+        "passed on unchanged. '--' may precede it.", show_default=False)],
 ) -> None:
     """Run a command on one node or several; the exit code is the highest of theirs."""
     found, nodes = targets.some_nodes(target)
@@ -73,7 +74,7 @@ def exec_(
 
 
 def _shell_line(words: Sequence[str]) -> str:
-    """What the node's shell reads: a single word is a line already, several are a command and its arguments."""
+    """The line for the node's shell: a single word is a line already, several are a command and its arguments."""
     words = words[1:] if words[:1] == ["--"] else words
     return words[0] if len(words) == 1 else shlex.join(words)
 
@@ -82,14 +83,15 @@ def _shell_line(words: Sequence[str]) -> str:
          "labctl cp -r conf.d lvs-m:/etc/keepalived/")
 def cp(
     paths: Annotated[list[str], typer.Argument(
-        metavar="SOURCE... TARGET", help="Paths; NODE:PATH and LAB/NODE:PATH are on a node, where a path that does not "
-        "begin with '/' begins at /root.", show_default=False)],
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Directories, and all that is in them.")] = False,
+        metavar="SOURCE... TARGET", help="Paths. NODE:PATH and LAB/NODE:PATH are on a node, where relative paths begin "
+        "at /root.", show_default=False)],
+    recursive: Annotated[bool, typer.Option(
+        "--recursive", "-r", help="Copy directories with everything in them.")] = False,
 ) -> None:
-    """Copy files to nodes, from nodes and between them; files of the same name are replaced, as by cp."""
+    """Copy files to, from and between nodes; existing files are replaced, as by cp."""
     *sources, target = paths
     if not sources:
-        raise LabError("To copy takes a source and a target.", hint=f"'labctl cp {target} .' copies it here.")
+        raise LabError("'labctl cp' needs a source and a target.", hint=f"'labctl cp {target} .' copies it here.")
     remotes = {path: match for path in paths if (match := _REMOTE.fullmatch(path))}
     if not remotes:
         raise LabError("None of these paths is on a node.", hint="One on a node is NODE:PATH, as in 'rs1:/etc/hosts'.")
@@ -103,7 +105,7 @@ def cp(
     states = found.states()
     for _, node in nodes.values():
         found.must_run(node, states)
-    # With a slash in front scp takes anything for a path of this machine.
+    # scp takes anything with a slash before a colon for a local path.
     words = [f"{nodes[path][1].name}:{remotes[path][2]}" if path in remotes
              else path if path.startswith("/") else f"./{path}" for path in paths]
     with err.status("Copying"):
@@ -116,7 +118,7 @@ def console(node: NodeArgument) -> None:
     found, planned = targets.one_node(node)
     must_be_open(found)
     machine = node_uuid(found.record.id, planned.name)
-    err.print(f"This is the console of '{planned.name}'; Ctrl-] leaves it, Enter has it ask who you are.", markup=False)
+    err.print(f"This is the console of '{planned.name}'; Ctrl-] leaves it, Enter shows a login prompt.", markup=False)
     process.become(["virsh", "-q", "-c", found.host.uri, "console", "--force", str(machine)])
 
 
@@ -125,7 +127,7 @@ def logs(
     node: NodeArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as it grows.")] = False,
 ) -> None:
-    """Print what a node said on its serial console since it was made."""
+    """Print what a node has written to its serial console since it was made."""
     found, planned = targets.one_node(node)
     found.host.must(Ability.log)
     path = found.host.console(planned.name)

@@ -25,7 +25,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Pull the plug, also 
 
 @command(Panel.nodes, "labctl start rs1", "labctl start 'lab-2/*'")
 def start(target: PatternArgument, output: EventsOption = Events.text) -> None:
-    """Switch on nodes that are off, and return when they are ready and the lab serves again."""
+    """Switch nodes on, and wait until they are ready and the lab serves again."""
     found, nodes = targets.some_nodes(target)
     must_be_open(found)
     with progress_of(nodes, output) as progress:
@@ -36,7 +36,7 @@ def start(target: PatternArgument, output: EventsOption = Events.text) -> None:
 
 @command(Panel.nodes, "labctl stop rs1", "labctl stop --force 'lvs-*'")
 def stop(target: PatternArgument, force: ForceOption = False) -> None:
-    """Shut down the systems of nodes and switch them off; their disks stay as they are."""
+    """Shut nodes down and switch them off; their disks stay as they are."""
     found, nodes = targets.some_nodes(target)
     must_be_open(found)
     with progress_of([]) as progress:
@@ -47,7 +47,7 @@ def stop(target: PatternArgument, force: ForceOption = False) -> None:
 
 @command(Panel.nodes, "labctl reboot 'rs*'", "labctl reboot --force rs1")
 def reboot(target: PatternArgument, force: ForceOption = False, output: EventsOption = Events.text) -> None:
-    """Restart the systems of nodes, and return when the lab serves again."""
+    """Reboot nodes, and wait until the lab serves again."""
     found, nodes = targets.some_nodes(target)
     must_be_open(found)
     with progress_of(nodes, output) as progress:

@@ -1,4 +1,4 @@
-"""Commands for steps: what they are, and to do them and take them back."""
+"""Commands that show steps, do them and undo them."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ def steps(
     guest: GuestOption = None,
     changes: SetOption = None,
 ) -> None:
-    """Print what a person would type on the nodes, and why, as a readable sheet."""
+    """Print what a person would type on the nodes, and why."""
     running = lab.open_lab(name).plan if name in lab.names() and not changes else None
     planned = running if running and guest in (None, running.guest.name) else make_plan(name, None, guest, changes)
     display.sheet(planned, [planned.node(node)] if node else planned.nodes, typer.echo)
@@ -36,7 +36,7 @@ def steps(
 @command(Panel.steps, "labctl apply rs1/arp", "labctl apply web")
 def apply(wanted: StepsArgument) -> None:
     """Do steps on their nodes (again), or all steps of services."""
-    for found, chosen in [targets.some_steps(target) for target in wanted]:  # A typing error stops all of it.
+    for found, chosen in [targets.some_steps(target) for target in wanted]:  # Resolved first: a typo stops everything.
         must_be_open(found)
         states = found.states()
         for node, step in chosen:
@@ -47,11 +47,11 @@ def apply(wanted: StepsArgument) -> None:
 
 @command(Panel.steps, "labctl undo rs1/arp", "labctl undo rs1/arp rs2/arp", "labctl undo web")
 def undo(wanted: StepsArgument) -> None:
-    """Take steps back on their nodes, or all steps of services that are done, the last one first."""
+    """Undo steps on their nodes, or all done steps of services, the last one first."""
     for found, chosen in [targets.some_steps(target) for target in wanted]:
         must_be_open(found)
         states = found.states()
-        # A single step is taken back whatever its marker says: it may have failed halfway.
+        # A single step is undone even without its marker, since it may have failed halfway.
         applied = found.applied(states) if len(chosen) > 1 else {}
         for node, step in reversed(chosen):
             done = applied.get(node.name)

@@ -1,4 +1,4 @@
-"""Commands that start nothing: what would be."""
+"""Commands for topologies and plans; they start nothing."""
 
 import shlex
 from typing import Annotated
@@ -32,7 +32,7 @@ def plan_(
     changes: SetOption = None,
     output: Annotated[DataOutput, typer.Option("--output", "-o", help="How to print it.")] = DataOutput.yaml,
 ) -> None:
-    """Show all that a lab will be: nodes, addresses, MACs, steps, and the digests of each node and the whole."""
+    """Show the plan of a lab: nodes, addresses, MACs, steps, and digests."""
     planned = make_plan(topology_, name, guest, changes)
     shown = planned.model_dump(mode="json")
     for node, entry in zip(planned.nodes, shown["nodes"], strict=True):
@@ -42,12 +42,13 @@ def plan_(
 
 @command(Panel.topologies, "labctl new my --from lvs-dr")
 def new(
-    name: Annotated[str, typer.Argument(help="What to call it: NAME.yaml here, or a path.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="A name, for NAME.yaml in this directory, or a path.",
+                                        show_default=False)],
     source: Annotated[str | None, typer.Option(
         "--from", metavar="TOPOLOGY", help="A topology's name, or a path to a file.",
         autocompletion=topology_names, show_default=False)] = None,
 ) -> None:
-    """Begin a topology of your own as a copy of another one."""
+    """Begin a topology of your own with a copy of another one."""
     if source is None:
         raise LabError("A new topology begins as a copy of another one: '--from TOPOLOGY' is missing.",
                        hint="'labctl list --topologies' shows what there is.")
@@ -62,7 +63,7 @@ def new(
 @command(Panel.topologies, "labctl lint ./my.yaml")
 def lint(files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Topology files, or names.",
                                                     show_default=False)]) -> None:
-    """Check topologies; every error at once, with its line."""
+    """Check topologies, and show all their errors at once, with lines."""
     failures = []
     for file in files:
         try:

@@ -1,14 +1,15 @@
-"""How verdicts look: lines for people, one document, or an object per line for other programs."""
+"""Printing verdicts: lines for people, one JSON document, or a JSON object per line."""
 
 from collections.abc import Sequence
 from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
+from typing_extensions import override
 
 from labctl.base.text import visible
 from labctl.cli import display
-from labctl.observe.verdict import Check, Outcome, Verdict, count, text
+from labctl.observe.verdict import Check, Outcome, Verdict, Watcher, count, text
 from labctl.plan.plan import Plan
 
 _COLOURS: dict[Outcome, str] = {"passed": "green", "failed": "red", "unknown": "yellow"}
@@ -17,8 +18,8 @@ _PLAIN_MARKS: dict[Outcome, str] = {"passed": "ok", "failed": "FAILED", "unknown
 """For a terminal that cannot show the others."""
 
 
-class Lines:
-    """A line per check with what is wrong below it, and on a terminal the check that is being made."""
+class Lines(Watcher):
+    """A line per check, with failures explained below it; on a terminal also the current check."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
         self._console = console
@@ -32,18 +33,18 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self._status.stop()
 
+    @override
     def say(self, text: str) -> None:
-        """See Watcher."""
         self._console.print(text, markup=False, soft_wrap=True)
 
+    @override
     def begins(self, check: Check) -> None:
-        """See Watcher."""
         if self._console.is_terminal:
             self._status.update(escape(check.title))
             self._status.start()
 
+    @override
     def ends(self, verdict: Verdict) -> None:
-        """See Watcher."""
         self._status.stop()
         title = escape(verdict.title) + (f" ({verdict.measured})" if verdict.measured else "")
         mark = f"[{_COLOURS[verdict.outcome]}]{self._marks[verdict.outcome]}[/]"
@@ -60,7 +61,7 @@ class Lines:
         self._console.print(f"{counts['passed']} passed, {counts['failed']} failed{unknown}", soft_wrap=True)
 
 
-class Events:
+class Events(Watcher):
     """A JSON object per line, as verdicts come."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
@@ -73,16 +74,16 @@ class Events:
     def __exit__(self, *_: object) -> None:
         return
 
+    @override
     def say(self, text: str) -> None:
-        """See Watcher."""
         self._lines.say(text)
 
+    @override
     def begins(self, check: Check) -> None:
-        """See Watcher."""
         self._lines.event("check", id=check.id, title=check.title, subject=check.subject)
 
+    @override
     def ends(self, verdict: Verdict) -> None:
-        """See Watcher."""
         self._lines.event("verdict", **verdict.model_dump(mode="json"))
 
     def conclude(self, verdicts: Sequence[Verdict]) -> None:
@@ -90,7 +91,7 @@ class Events:
         self._lines.event("end", lab=self._plan.lab, **count(verdicts))
 
 
-class Document:
+class Document(Watcher):
     """All verdicts as one JSON document."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
@@ -103,14 +104,17 @@ class Document:
     def __exit__(self, *_: object) -> None:
         return
 
+    @override
     def say(self, text: str) -> None:
-        """See Watcher."""
+        pass
 
+    @override
     def begins(self, check: Check) -> None:
-        """See Watcher."""
+        pass
 
+    @override
     def ends(self, verdict: Verdict) -> None:
-        """See Watcher."""
+        pass
 
     def conclude(self, verdicts: Sequence[Verdict]) -> None:
         """Print the document."""
@@ -120,7 +124,7 @@ class Document:
 
 
 def make(form: str, console: Console, plan: Plan) -> Lines | Events | Document:
-    """What prints verdicts as `table`, `json` or `jsonl`."""
+    """An object that prints verdicts as `table`, `json` or `jsonl`."""
     match form:
         case "json":
             return Document(console, plan)

@@ -1,6 +1,6 @@
-"""What people type to name a lab, nodes or steps: LAB, LAB/NODE, NODE, NODE/STEP, SERVICE, or nothing."""
+"""What people type to name a lab, nodes, networks or steps: LAB, LAB/NODE, NODE:NETWORK, NODE/STEP, SERVICE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from labctl.base.errors import LabError
@@ -64,6 +64,27 @@ def some_nodes(target: str) -> tuple[Lab, list[PlannedNode]]:
         raise LabError(f"No node of '{found.name}' matches '{pattern}'.",
                        hint=f"Its nodes are: {', '.join(node.name for node in found.plan.nodes)}.")
     return found, nodes
+
+
+def lab_of_points(words: Sequence[str]) -> tuple[Lab, list[str]]:
+    """The lab that words such as LAB, NODE, NODE:NETWORK and LAB/NETWORK are about, and the words without it.
+
+    Raises LabError with the candidates where it is not one lab.
+    """
+    names = {word.rpartition("/")[0] for word in words if "/" in word}
+    points = [word.rpartition("/")[2] for word in words]
+    if len(names) > 1:
+        raise LabError(f"These are in several labs: {', '.join(sorted(names))}.",
+                       hint="All that is captured at once is in one lab.")
+    if names:
+        return lab.open_lab(names.pop()), points
+    first = points[0].partition(":")[0] if points else None
+    found = [each for each in lab.labs() if first in (*_node_names(each), *each.plan.topology.networks)]
+    if len(found) == 1:
+        return found[0], points
+    if not found and points and first in lab.names():
+        return lab.open_lab(str(first)), points[1:]
+    return one_lab(None), points
 
 
 def _node_names(found: Lab) -> list[str]:

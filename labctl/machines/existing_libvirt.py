@@ -67,6 +67,16 @@ class ExistingLibvirt(Host):
         raise NotImplementedError("Frames on others' bridges are left alone.")
 
     @override
+    def inside(self, argv: Sequence[str | Path]) -> list[str | Path]:
+        """Nothing of ours runs there."""
+        raise NotImplementedError(f"'{argv[0]}' cannot run there.")
+
+    @override
+    def taps(self) -> dict[str, str]:
+        """Nobody of ours is there to look."""
+        raise NotImplementedError("The interfaces there cannot be seen.")
+
+    @override
     def serial(self, node: PlannedNode) -> Path:
         raise NotImplementedError(f"'{node.name}' has no second serial port that can be reached.")
 

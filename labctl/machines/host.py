@@ -30,6 +30,7 @@ class Ability(StrEnum):
     save = "save machines and let them go on"
     log = "keep what machines say on their consoles"
     filter = "keep machines from each other"
+    capture = "capture packets"
 
 
 class Host(ABC):
@@ -80,6 +81,14 @@ class Host(ABC):
     @abstractmethod
     def filter(self, drops: Sequence[Drop]) -> None:
         """Have these frames between the lab's machines get lost, and no others, at a place that can."""
+
+    @abstractmethod
+    def inside(self, argv: Sequence[str | Path]) -> list[str | Path]:
+        """The command line that runs a program where the lab's networks are, at a place that can capture."""
+
+    @abstractmethod
+    def taps(self) -> dict[str, str]:
+        """The taps that nodes' interfaces end at there: the MAC address of each (`tap_mac`), and its name."""
 
     @abstractmethod
     def serial(self, node: PlannedNode) -> Path:

@@ -1,5 +1,6 @@
 """A private room: namespaces of a lab's own, with a libvirtd in them."""
 
+import json
 import os
 import shlex
 import socket
@@ -36,6 +37,7 @@ _MARK = "labctl-room:"
 """Followed by the lab's id, this is an argument of the room's processes."""
 _ROOM = "room"
 """The subdirectory of the lab's directory that the room itself writes to; it is the next argument after the mark."""
+_LOOK_SECONDS = 10
 _OPEN_SECONDS = 60
 _CLOSE_SECONDS = 15
 _FILTER_SECONDS = 10
@@ -158,6 +160,17 @@ class PrivateRoom(Host):
     def filter(self, drops: Sequence[Drop]) -> None:
         """By nftables, in the room's network namespace."""
         run([*self._enter(), "nft", "-f", "-"], stdin=filters.ruleset(drops), timeout=_FILTER_SECONDS)
+
+    @override
+    def inside(self, argv: Sequence[str | Path]) -> list[str | Path]:
+        """A program of this machine, with the room's network alone."""
+        return [*self._enter(), *argv]
+
+    @override
+    def taps(self) -> dict[str, str]:
+        """By their MAC addresses. Raises LabError if the room does not say."""
+        links = json.loads(run(self.inside(["ip", "-j", "link", "show"]), timeout=_LOOK_SECONDS).stdout)
+        return {link["address"]: link["ifname"] for link in links if "address" in link and "master" in link}
 
     @override
     def serial(self, node: PlannedNode) -> Path:

@@ -1,4 +1,1 @@
-"""Asking a lab whether it does what it should, and a machine whether it can run labs.
-
-Imports the rooms up to `labs`.
-"""
+"""Checks of what labs do, and of whether a machine can run labs. Imports `labs` and the rooms below it."""

@@ -1,4 +1,4 @@
-"""What the kernel's balancer should do, and whom to suspect where it does not."""
+"""What the kernel's load balancer should do, and which steps to suspect if it does not."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,25 +13,25 @@ from labctl.observe.web import must_be_well
 from labctl.observe.wire import Answer, Load
 
 _OPEN = 256
-"""An open connection weighs as much as so many of the past (ip_vs_dest_conn_overhead in the kernel's ip_vs.h)."""
+"""An open connection counts as much as this many past ones (ip_vs_dest_conn_overhead in the kernel's ip_vs.h)."""
 _MOST_REQUESTS = 200
 
 
 def frontend_of(service: Service, observer: Observer) -> Frontend:
-    """Where clients find the service."""
+    """The service's frontend."""
     return service.frontends(observer.plan.topology.services, observer.plan.guest.keepalived)[0]
 
 
 def director_of(service: Ipvs, observer: Observer) -> str:
-    """The director that holds the VIP; the first one where none or several do."""
+    """The director that holds the VIP; the first director if none or several hold it."""
     holders = observer.settled(frontend_of(service, observer))
     return holders[0] if len(holders) == 1 else service.directors.nodes[0]
 
 
 def settled_director(service: Ipvs, observer: Observer) -> str:
-    """The same, once it has taken back the servers that an earlier check or somebody else had stopped.
+    """The director that holds the VIP, once it has taken back servers that an earlier check or a user had stopped.
 
-    Where one of them stays away, that is for the caller to see.
+    It returns in time even if a server stays away; the caller will notice.
     """
     director = director_of(service, observer)
     if service.health:
@@ -41,17 +41,20 @@ def settled_director(service: Ipvs, observer: Observer) -> str:
 
 
 def removal_seconds(service: Ipvs) -> float:
-    """How long a director may take to notice that a server died, or that it is back; the script asks one by one."""
+    """How many seconds a director may take to notice that a server died or is back.
+
+    Twice as long with ipvsadm, whose script checks one server after the other.
+    """
     if service.health is None:
-        raise ValueError("nobody looks at the servers")
+        raise ValueError("nothing checks the servers")
     return service.health.removal_seconds * (1 if service.directors.keepalived else 2)
 
 
 def rotation(scheduler: str, table: Mapping[str, int]) -> list[str]:
     """One round of rr or wrr over a table in the kernel's order.
 
-    rr ignores weights. wrr goes round the list with a falling level, and takes who weighs at least as much
-    (ip_vs_wrr.c); weights count by their ratio.
+    rr ignores weights. wrr goes round the list with a falling level, and takes each server whose weight is at least the
+    level (ip_vs_wrr.c); only the ratio of weights matters.
     """
     if scheduler == "rr":
         return list(table)
@@ -61,7 +64,7 @@ def rotation(scheduler: str, table: Mapping[str, int]) -> list[str]:
 
 
 def is_rotation(answers: Sequence[str], round_: Sequence[str]) -> bool:
-    """Whether answers go round and round like this, from wherever they start."""
+    """Whether answers repeat this round, starting anywhere in it."""
     length = len(round_)
     endless = list(round_) * (len(answers) // length + 2)
     return any(list(answers) == endless[start:start + len(answers)] for start in range(length))
@@ -69,10 +72,10 @@ def is_rotation(answers: Sequence[str], round_: Sequence[str]) -> bool:
 
 def choices(scheduler: str, table: Mapping[str, int], count: int, load: Mapping[str, Load] | None = None, *,
             stay_open: bool = True) -> list[str]:
-    """Who gets each of `count` connections that come one after the other (ip_vs_{lc,wlc,sed,nq}.c).
+    """The server that gets each of `count` successive connections (ip_vs_{lc,wlc,sed,nq}.c).
 
-    `load` is what the director counts already; the connections stay open, or each ends before the next one comes. Of
-    equal ones the first in the kernel's order is taken.
+    `load` is what the director counts before. The connections stay open or, without `stay_open`, each ends before the
+    next one begins. Among equal servers the first in the kernel's order is chosen.
     """
     before = load or {}
     active = {server: before.get(server, Load()).active for server in table}
@@ -93,23 +96,20 @@ def choices(scheduler: str, table: Mapping[str, int], count: int, load: Mapping[
 
 
 def until_the_next(scheduler: str, table: Mapping[str, int], load: Mapping[str, Load]) -> int:
-    """After how many connections that end at once lc or wlc has to have chosen a second server.
-
-    0 where a sensible number of them would not do.
-    """
+    """After how many short connections lc or wlc must have chosen a second server; 0 if that would take too many."""
     chosen = choices(scheduler, table, _MOST_REQUESTS, load, stay_open=False)
     return next((count for count, server in enumerate(chosen, start=1) if server != chosen[0]), 0)
 
 
 def director_steps(service: Ipvs, director: str, kind: str) -> list[tuple[str, str]]:
-    """The steps on a director that are there for the VIP (`vip`), the table (`rules`) or its checks."""
+    """The step on a director, with its node, that is for the VIP (`vip`), the table (`rules`) or health checks."""
     return [(director, "ipvs/keepalived" if service.directors.keepalived else f"ipvs/{kind}")]
 
 
 def all_must_answer(answers: Sequence[Answer], service: Ipvs, observer: Observer, message: str = "") -> None:
-    """Fail if one of the real servers is not among those that answered requests to the VIP.
+    """Fail if a real server answered none of the requests to the VIP.
 
-    What went wrong because of that is the `message`; without one it says this itself.
+    `message` says what went wrong as a result; without it, the failure's message is about the missing answers.
     """
     servers = [answer.server for answer in answers if answer.status == 200]
     if not servers:
@@ -124,9 +124,9 @@ def all_must_answer(answers: Sequence[Answer], service: Ipvs, observer: Observer
 
 def blame_silence(message: str, service: Ipvs, observer: Observer, server: str | None = None,
                   port: int | None = None) -> NoReturn:
-    """Fail because nobody answers at the VIP; `server` is the real server that was asked, if that is known.
+    """Fail because there is no answer at the VIP; `server` is the real server that was asked, if known.
 
-    `port` is one of several that the service has.
+    `port` is the port that was asked, if the service has several.
     """
     director = director_of(service, observer)
     if not observer.arp_nodes(service.vip):
@@ -139,7 +139,7 @@ def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *
                  port: int | None = None) -> NoReturn:
     """Fail because a real server does not answer through the VIP.
 
-    `asked` says whether requests were sent to it at all, and went unanswered.
+    `asked` says whether requests reached it and went unanswered.
     """
     must_be_reachable(message, service, server, observer, port)
     if service.forward == "dr" and asked:
@@ -148,7 +148,7 @@ def blame_server(message: str, service: Ipvs, server: str, observer: Observer, *
 
 
 def must_be_reachable(message: str, service: Ipvs, server: str, observer: Observer, port: int | None = None) -> None:
-    """Fail if it can be seen what keeps requests at the VIP from a real server, or its answers from the client."""
+    """Fail if something visible keeps requests to the VIP from a real server, or its answers from the client."""
     director = director_of(service, observer)
     must_be_well(server, port or service.server_port, observer, frontend_of(service, observer).host, message)
     if server not in observer.table(director, service):
@@ -168,12 +168,12 @@ def must_be_reachable(message: str, service: Ipvs, server: str, observer: Observ
 
 
 def forwards(node: str, observer: Observer) -> bool:
-    """Whether a node passes on packets that are not its own."""
+    """Whether a node forwards packets."""
     return observer.says(node, "cat /proc/sys/net/ipv4/ip_forward") == "1"
 
 
 def must_find_back(message: str, service: Ipvs, server: str, director: str, observer: Observer) -> None:
-    """Fail if a NAT server's packets to the client do not leave to the director, or end there."""
+    """Fail if a NAT server's packets for the client do not go to the director, or it does not forward them."""
     client = observer.client_node.interface_to(service.vip).address
     gateway = service.server_gateway(observer.plan.topology, server)
     if f"via {gateway} " not in observer.says(server, f"ip route get {client}"):

@@ -1,4 +1,4 @@
-"""Runs the suite in tests/labs against a lab, and makes a verdict of each check; pytest is the runner."""
+"""Running the suite in tests/labs against a lab with pytest, and turning each result into a verdict."""
 
 import os
 import random
@@ -19,20 +19,19 @@ from labctl.observe.selection import matching
 from labctl.observe.verdict import Check, CheckFailed, Verdict, Watcher
 
 LAB = pytest.StashKey[Lab]()
-"""Where the suite finds the lab."""
+"""Under this key pytest's config holds the lab for the suite."""
 _MEASURED = "measured"
 
 
 def choose(lab: Lab, expression: str = "") -> list[Check]:
-    """The checks of a lab that match `expression`, in order. Raises LabError for an expression that makes no sense."""
+    """The checks of a lab that match `expression`, in order. Raises LabError for a malformed expression."""
     return _Suite(lab, expression, list_only=True).run()
 
 
 def run(lab: Lab, watcher: Watcher, expression: str = "", seed: int | None = None) -> list[Verdict]:
-    """Make the checks of a lab that match `expression`, in the suite's order or in one that a seed stands for.
+    """Make the checks of a lab that match `expression`, in the suite's order or in one determined by `seed`.
 
-    The expression is one of pytest's, of words in names and titles, or a piece of a title.
-    Raises LabError for an expression that makes no sense.
+    `expression` is as for `selection.matching`. Raises LabError for a malformed expression.
     """
     suite = _Suite(lab, expression, watcher=watcher, seed=seed)
     faults = Faults(lab, by="check")
@@ -48,13 +47,13 @@ def run(lab: Lab, watcher: Watcher, expression: str = "", seed: int | None = Non
 
 
 class _Interruption:
-    """Ctrl-C and its like: an exception, which may come where Python drops it, and is then raised again."""
+    """Remembers that a signal such as Ctrl-C came, in case Python or pytest drops the KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.came = False
         self.ignored = False
         self.before: dict[int, Any] = {}
-        """What each signal did, and does as well: it is what knows that labctl was interrupted."""
+        """The earlier handlers, which are called as well, since labctl's own records the interruption."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -84,7 +83,7 @@ def _interruptible(suite: "_Suite") -> Iterator[_Interruption]:
 
 
 class _Suite:
-    """A pytest plugin that chooses checks, and takes down what came of them."""
+    """A pytest plugin that chooses checks and collects their verdicts."""
 
     def __init__(self, lab: Lab, expression: str, *, watcher: Watcher | None = None, seed: int | None = None,
                  list_only: bool = False) -> None:
@@ -99,8 +98,8 @@ class _Suite:
         self.interruption = _Interruption()
 
     def run(self) -> list[Check]:
-        """Have pytest run; returns the checks that were chosen."""
-        # Whatever plugins and options users have for tests of their own have no business here.
+        """Run pytest; returns the chosen checks."""
+        # A user's own plugins and options for pytest must not take effect here.
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         os.environ.pop("PYTEST_ADDOPTS", None)
         code = pytest.main([
@@ -119,7 +118,7 @@ class _Suite:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep the checks that are wanted, in the order that is wanted."""
+        """Keep the chosen checks, and put them in order."""
         named = [(item, check_of(item)) for item in items]
         wanted = {check.id for check in matching([check for _, check in named], self._expression)}
         config.hook.pytest_deselected(items=[item for item, check in named if check.id not in wanted])
@@ -129,12 +128,12 @@ class _Suite:
         self._checks = {item.nodeid: check_of(item) for item in items}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A suite that cannot be read is a bug."""
+        """Note what of the suite cannot be read, which is a bug."""
         if report.failed:
             self._broken.append(str(report.longrepr))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Say what is looked at."""
+        """Tell the watcher that a check begins."""
         self.interruption.check()
         if self._watcher:
             self._watcher.begins(self._checks[nodeid])
@@ -143,7 +142,7 @@ class _Suite:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None],
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Make a verdict of what a check came to."""
+        """Turn a check's result into a verdict."""
         report = yield
         if call.when == "call" or (call.when == "setup" and call.excinfo):
             verdict = judged(self._checks[item.nodeid], call.excinfo.value if call.excinfo else None,
@@ -155,7 +154,7 @@ class _Suite:
 
 
 def judged(check: Check, problem: BaseException | None, seconds: float, measured: object = None) -> Verdict:
-    """The verdict on a check that ended with `problem`; anything but a failed one means that it could not be made."""
+    """The verdict on a check that ended with `problem`; unless that is CheckFailed, it could not be made."""
     facts = {**dict(check), "seconds": round(seconds, 3), "measured": measured}
     match problem:
         case None:
@@ -178,7 +177,7 @@ def _bug(problem: BaseException) -> str:
 
 
 def check_of(item: pytest.Item) -> Check:
-    """What people call a test of the suite: by its docstring's first line, and what it is about."""
+    """A test of the suite as a check; its title is the first line of the test's docstring."""
     function: object = getattr(item, "function", None)
     words = (getattr(function, "__doc__", None) or item.name).strip().splitlines()[0]
     callspec = getattr(item, "callspec", None)

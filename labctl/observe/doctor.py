@@ -1,4 +1,4 @@
-"""What a private room needs of this machine, and what labs need of a guest's image; with commands that mend it."""
+"""What private rooms need from this machine, and labs from a guest's image, each with a command that provides it."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import Literal
 from labctl.base import namespace, paths
 from labctl.base.errors import GateError, LabError
 from labctl.base.files import tail
-from labctl.base.machine import available_memory, check_tun, free_disk
+from labctl.base.machine import available_memory, check_tun, free_disk, install
 from labctl.base.progress import Progress
 from labctl.base.resources import TOPOLOGIES
 from labctl.base.wait import Deadline, until
@@ -33,7 +33,7 @@ nodes:
   Node1: { lan: 10.10.10.11, other: 10.10.20.11 }
 """
 _ASK_SECONDS = 120
-"""For a node to answer all questions"""
+"""For a node to answer all questions."""
 _CONSOLE_SECONDS = 5
 _MEMORY_MIB = 3072
 _DISK_MIB = 4096
@@ -57,7 +57,7 @@ _PACKAGES = {
     "mount": ("mount", "util-linux"),
 }
 _DRIVERS = ("qemu", "network", "storage")
-"""Parts of libvirt that are packages of their own from Debian 13 and Ubuntu 24.10 on, and on Fedora."""
+"""Parts of libvirt that are separate packages since Debian 13 and Ubuntu 24.10, and on Fedora."""
 _DRIVER_FILES = ("usr/lib/*/libvirt/connection-driver", "usr/lib64/libvirt/connection-driver",
                  "usr/lib/libvirt/connection-driver")
 _ROOT = Path("/")
@@ -66,17 +66,17 @@ _ROOM = """\
 mount -t tmpfs -o mode=0755 labctl /etc && mkdir /etc/libvirt &&
 mount -t sysfs sysfs /sys && ip link add labctl type bridge && exec "$@" true
 """
-"""What a room begins with, in short; and that a machine can be started in it."""
+"""The first actions of a private room, and what starting a machine in it takes."""
 _PROFILE = """\
 abi <abi/4.0>,
 profile labctl "{program}" flags=(unconfined) {{ userns, }}
 """
-"""Lets the one program make user namespaces that labctl begins rooms by; Ubuntu has such profiles for other ones."""
+"""An AppArmor profile that lets labctl's program make user namespaces, as Ubuntu has for other programs."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. With a `note` labs work, but not as well as they could, or something comes first."""
+    """The result for one thing. With a `note` labs work, but not as well as they could, or something comes first."""
 
     what: str
     verdict: Literal["fine", "note", "missing"]
@@ -90,12 +90,12 @@ def examine() -> list[Finding]:
 
 
 def plan_for(guest: Guest) -> Plan:
-    """A lab with one node and nothing on it, to look at a guest."""
+    """The plan of a lab with one node and no services, for examining a guest."""
     return plan.make(topology.parse(_TOPOLOGY, Path(f"{_LAB}.yaml")), _LAB, guest)
 
 
 def examine_guest(guest: Guest, planned: Plan, progress: Progress) -> list[Finding]:
-    """Start a guest's node, look whether all that steps and checks take for granted holds, and remove it again.
+    """Start a node of a guest, test everything that steps and checks assume about it, and remove it again.
 
     Raises LabError if the node does not come up or cannot be asked.
     """
@@ -116,12 +116,12 @@ def examine_guest(guest: Guest, planned: Plan, progress: Progress) -> list[Findi
 
 
 def questions(guest: Guest, planned: Plan) -> list[probe.Probe]:
-    """All that is taken for granted of a guest."""
+    """The probes for everything that labctl assumes about a guest."""
     return probe.probes(planned, guest, _all_steps(guest))
 
 
 def _all_steps(guest: Guest) -> Iterator[Step]:
-    """What is done to any node of a shipped topology, of those that the guest can run."""
+    """All steps of all shipped topologies that the guest can run."""
     for path in sorted(TOPOLOGIES.glob("*.yaml")):
         parsed = catalog.load(path)
         if not guest.lacks.keys() & {service.type for service in parsed.services.values()}:
@@ -149,7 +149,12 @@ def _programs() -> Iterator[Finding]:
         if path:
             yield Finding(program, "fine", path)
         else:
-            yield Finding(program, "missing", "is not installed", _install(*packages))
+            yield Finding(program, "missing", "is not installed", install(*packages))
+    if shutil.which("tcpdump"):
+        yield Finding("tcpdump", "fine", "is installed; 'labctl capture' and 'labctl trace' use it")
+    else:
+        yield Finding("tcpdump", "note", "is not installed; 'labctl capture' and 'labctl trace' need it",
+                      install("tcpdump", "tcpdump"))
     if not shutil.which("libvirtd"):
         return
     for driver in _DRIVERS:
@@ -159,11 +164,7 @@ def _programs() -> Iterator[Finding]:
             yield Finding(f"libvirt's driver {driver}", "fine", str(found))
         else:
             package = f"libvirt-daemon-driver-{driver}"
-            yield Finding(f"libvirt's driver {driver}", "missing", "is not installed", _install(package, package))
-
-
-def _install(debian: str, fedora: str) -> str:
-    return f"sudo dnf install {fedora}" if shutil.which("dnf") else f"sudo apt-get install {debian}"
+            yield Finding(f"libvirt's driver {driver}", "missing", "is not installed", install(package, package))
 
 
 def _identity() -> Iterator[Finding]:
@@ -178,7 +179,7 @@ def _identity() -> Iterator[Finding]:
         if shutil.which(program):
             yield Finding(program, "fine", "is installed")
         else:
-            yield Finding(program, "missing", "is not installed", _install("uidmap", "shadow-utils"))
+            yield Finding(program, "missing", "is not installed", install("uidmap", "shadow-utils"))
     for file in ("/etc/subuid", "/etc/subgid"):
         try:
             namespace.subordinate(file)
@@ -197,7 +198,7 @@ def _room() -> Iterator[Finding]:
 
 
 def _namespace_mend() -> str:
-    """What has most likely to be changed, by the kernel's settings."""
+    """The change that is most likely needed, according to the kernel's settings."""
     if _kernel("user/max_user_namespaces") == "0":
         return _setting("user.max_user_namespaces=15000")
     if os.getuid() == 0:
@@ -242,7 +243,7 @@ def _kvm_mend(problem: str) -> str:
         return "enable virtualization in the firmware, or in the hypervisor this machine runs on"
     group = _KVM.stat().st_gid
     if group and os.getuid():
-        # To be a member of the group would not do: libvirt starts machines without such groups.
+        # Membership in the group would not do, since libvirt starts machines without the user's groups.
         return f"sudo usermod --add-subgids {group}-{group} {namespace.user_name()}"
     rule = 'KERNEL=="kvm", MODE="0666"'
     return f"echo '{rule}' | sudo tee /etc/udev/rules.d/90-labctl.rules && sudo chmod 666 /dev/kvm"

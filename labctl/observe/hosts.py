@@ -1,4 +1,4 @@
-"""A lab's nodes as testinfra hosts, which are asked over labctl's own SSH."""
+"""A lab's nodes as testinfra hosts, reached by labctl's own SSH."""
 
 from typing import Any
 
@@ -12,15 +12,14 @@ ASK_SECONDS = 60
 
 
 def host(lab: Lab, node: str) -> Host:
-    """A node as a testinfra host; a command raises Unreachable where the node does not answer in time."""
+    """A node as a testinfra host; its commands raise Unreachable if the node does not answer in time."""
     return Host(_Backend(lab, node))
 
 
 class _Backend(BaseBackend):  # type: ignore[misc]
     """Runs commands on a node.
 
-    testinfra's own backend for SSH has no deadline, takes a node that cannot be reached for a bug, and needs paths that
-    are ASCII.
+    testinfra's own SSH backend has no deadline, treats an unreachable node as a bug, and needs ASCII paths.
     """
 
     NAME = "labctl"
@@ -30,8 +29,8 @@ class _Backend(BaseBackend):  # type: ignore[misc]
         self._lab = lab
 
     def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """Run a shell command with quoted arguments; see testinfra."""
+        """Run a shell command with quoted arguments, as testinfra's BaseBackend does."""
         script = self.get_command(command, *args)
-        # The shell reads the script from its standard input, of which the command must not take any.
+        # The shell reads the script from its standard input, which the command must not consume.
         result = self._lab.ssh.run(self.hostname, f"{{ {script}\n}} </dev/null", ASK_SECONDS * self._lab.patience)
         return self.result(result.returncode, script.encode(), result.stdout, result.stderr)

@@ -1,4 +1,4 @@
-"""What can be observed in a lab: who answers, from which MAC address, for how long nobody; and whom to suspect."""
+"""Observing a lab: which node answers, from which MAC address, how long none does; and which steps to suspect."""
 
 import re
 import shlex
@@ -26,26 +26,25 @@ from labctl.plan.steps import Step
 ServiceType = TypeVar("ServiceType", bound=Service)
 
 LOOK_SECONDS = 1
-"""Between two looks at who holds an address. Under emulation each costs the nodes a tenth of a second, which those that
-move it could use."""
+"""Between two questions about who holds an address, which take emulated nodes' time from moving it."""
 REQUEST_SECONDS = 2.5
-"""Time for a SYN that is lost, and repeated after 1 s."""
+"""For one request; long enough for a SYN that is lost and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
-"""Below the range that the kernel chooses from (32768 and above), and around once in eleven minutes."""
+"""Local ports below the range from which the kernel chooses (32768 and above); they repeat after eleven minutes."""
 _PROBE = "/tmp/labctl-probe"
-"""Where a probe writes, and an argument by which it is found."""
+"""The file that a probe writes to; also an argument of the probe, by which it is found."""
 _HELD = "/tmp/labctl-held"
-"""The processes that hold connections open."""
+"""The file with the ids of processes that hold connections open."""
 _HEARD = "/tmp/labctl-heard"
 _PROGRAMS = Path(__file__).parent / "guest"
 
 
 _SERVER = re.compile(r"-> ([\d.]+):\d+\s+\w+\s+(\d+)\s+(\d+)\s+(\d+)")
-"""A real server in what `ipvsadm -Ln` prints: address, weight, active and inactive connections"""
+"""A real server in the output of `ipvsadm -Ln`: address, weight, active and inactive connections."""
 
 
 class Observer:
-    """Looks at a lab from its client and, where that cannot tell, from its nodes."""
+    """Looks at a lab from its client and, if the client cannot tell, from its nodes."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -56,7 +55,7 @@ class Observer:
 
     @property
     def client_node(self) -> PlannedNode:
-        """The node that requests come from."""
+        """The node that sends requests."""
         return self.plan.clients()[0]
 
     def host(self, node: str) -> Host:
@@ -65,26 +64,27 @@ class Observer:
 
     @property
     def client(self) -> Host:
-        """The same as a testinfra host."""
+        """The client as a testinfra host."""
         return self.host(self.client_node.name)
 
     def service(self, name: str, kind: type[ServiceType]) -> ServiceType:
-        """The service of this name, which is of this kind."""
+        """The service of this name, which has to be of this kind."""
         service = self.plan.topology.services[name]
         assert isinstance(service, kind)
         return service
 
     def says(self, node: str, command: str) -> str:
-        """What a command prints on a node."""
+        """The output of a command on a node."""
         return str(self.host(node).run(command).stdout.strip())
 
     # ---- Requests -----------------------------------------------------------------------------------------
 
     def sample(self, address: IPv4Address, port: int, count: int, *, host: str | None = None,
                start: str | None = None, source: IPv4Address | None = None) -> list[Answer]:
-        """Make `count` requests one after the other, each on a connection of its own; stops when nobody answers.
+        """Make `count` requests one after the other, each on a new connection; stops early if there are no answers.
 
-        `host` is what the Host header says, `start` the node they come from (the client), `source` the address.
+        `host` is the Host header, `start` the node that sends them (by default the client), `source` their source
+        address.
         """
         first = self.fresh_ports(count)
         asking = self._asker("sample", address, port, host, REQUEST_SECONDS, source or "", first, count)
@@ -93,16 +93,16 @@ class Observer:
         return [Answer(int(status), page.encode().decode("unicode_escape").strip()) for status, _, page in answers]
 
     def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
-        """The command by which a node runs the asker."""
+        """The command that runs the asker on a node."""
         return self.python("asker", verb, address, port, host or address, *more)
 
     def python(self, program: str, *arguments: object) -> str:
-        """The command by which a node runs one of the programs in `guest` in its Python."""
+        """The command that runs one of the programs in `guest` with a node's Python."""
         code = (_PROGRAMS / f"{program}.py").read_text()
         return shlex.join(map(str, [self.plan.guest.facts["python"], "-S", "-E", "-c", code, *arguments]))
 
     def neighbour(self, node: str) -> str:
-        """Who asks a node at its own address: a client, or where none is beside it, another node, or else itself."""
+        """The node that can ask a node at its own address: a client on its network, else another node, else itself."""
         others = [other for other in (*self.plan.clients(), *self.plan.nodes) if other.name != node]
         return next((other.name for other in others if share_network(self.plan.node(node), other)), node)
 
@@ -123,9 +123,9 @@ class Observer:
         return _LOWEST_PORT + (self._next_port - count) % _PORTS
 
     def holders(self, frontend: Frontend, among: Collection[str] = ()) -> list[str]:
-        """The nodes that have the address, and all that has to be with it, on the interface to its segment.
+        """The nodes that have the address, and all addresses that belong together with it, on the right interfaces.
 
-        Only those `among` are asked, where some are given.
+        With `among`, only those nodes are asked.
         """
         found = []
         states = self.lab.states()
@@ -139,11 +139,11 @@ class Observer:
         return found
 
     def holds_alone(self, node: str, frontend: Frontend) -> bool:
-        """Whether a node has the address and no other has. Those are asked only then: they may be busy giving it up."""
+        """Whether a node, and no other, has the address. The others, which may be busy giving it up, are asked last."""
         return node in self.holders(frontend, [node]) and self.holders(frontend) == [node]
 
     def arp_nodes(self, address: IPv4Address) -> set[str]:
-        """Who answers the client's ARP requests for an address: nodes, or a MAC address that is no node's."""
+        """The nodes that answer the client's ARP requests for an address; unknown MAC addresses as they are."""
         interface = self.client_node.interface_to(address).name
         result = self.client.run("arping -b -c 3 -w 4 -I %s %s", interface, str(address))
         nodes = mac_to_node(self.plan.nodes)
@@ -151,7 +151,7 @@ class Observer:
         return {nodes.get(mac, mac) for mac in macs}
 
     def table(self, director: str, service: Ipvs) -> dict[str, int]:
-        """The real servers in a director's IPVS table that take requests, in the kernel's order: node to weight."""
+        """The weights, above 0, of the real servers in a director's IPVS table, in the kernel's order."""
         names = {str(service.server_address(self.plan.topology, server)): server for server in service.real_servers}
         rows = _SERVER.findall(self.says(director, f"ipvsadm -Ln --nosort {service.virtual}"))
         return {names[address]: int(weight) for address, weight, *_ in rows if address in names and int(weight)}
@@ -170,7 +170,7 @@ class Observer:
 
     @contextmanager
     def sources(self, service: Ipvs, count: int) -> Iterator[list[IPv4Address]]:
-        """Further addresses of the client on the VIP's network that have not been used for some minutes."""
+        """Give the client additional addresses on the VIP's network that were not used for some minutes."""
         interface = self.client_node.interface_to(service.vip)
         network = IPv4Network(f"{interface.address}/{interface.prefix}", strict=False)
         services = self.plan.topology.services
@@ -189,7 +189,7 @@ class Observer:
 
     @contextmanager
     def holding(self, address: IPv4Address, port: int, count: int) -> Iterator[list[int]]:
-        """Open connections one after the other and keep them; gives their local ports."""
+        """Open connections one after the other and keep them open; yields their local ports."""
         first = self.fresh_ports(count)
         ports = list(range(first, first + count))
         opening = (f"for local in {' '.join(map(str, ports))}; do "
@@ -203,7 +203,10 @@ class Observer:
 
     @contextmanager
     def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
-        """Capture at each node's interface what matches the tcpdump expression; filled in at the end of the block."""
+        """Capture TCP segments that match the tcpdump expression at each node's interface.
+
+        The result is filled in at the end of the block.
+        """
         seen: dict[str, list[Frame]] = {name: [] for name in points}
         nodes = [self.plan.node(name) for name in points]
 
@@ -227,7 +230,7 @@ class Observer:
 
     @contextmanager
     def hearing(self, node: str, address: IPv4Address, expression: str) -> Iterator[Callable[[], str]]:
-        """Have a node listen on the segment of an address; the function tells all that came, headers and text."""
+        """Capture packets on the segment of an address; the yielded function returns tcpdump's listing so far."""
         listen = (f"nohup timeout 300 tcpdump -i {self.plan.node(node).interface_to(address).name} -n -l -A -v "
                   f"{shlex.quote(expression)} >{_HEARD} 2>{_HEARD}.err </dev/null & echo $! >{_HEARD}.pid; "
                   f"for i in $(seq 100); do grep -q listening {_HEARD}.err && exit; sleep 0.2; done; exit 1")
@@ -238,7 +241,7 @@ class Observer:
 
     @contextmanager
     def probing(self, frontend: Frontend) -> Iterator[Callable[[], list[tuple[float, bool]]]]:
-        """Keep asking the address from the client; the function tells when each request began, and if it succeeded."""
+        """Keep sending requests from the client; the yielded function returns each one's start and success so far."""
         asking = self._asker("probe", frontend.address, frontend.port, frontend.host, _PROBE)
 
         def so_far() -> list[tuple[float, bool]]:
@@ -253,13 +256,13 @@ class Observer:
             if not until(settled, Deadline(10 * self.lab.patience)):
                 answers = self.sample(frontend.address, frontend.port, 2, host=frontend.host)
                 if answers and all(answer.status == 200 for answer in answers):
-                    raise LabError(f"{frontend.address} answers, but later than an outage can be measured by: the "
-                                   "machine that the lab runs on is too busy.")
+                    raise LabError(f"{frontend.address} answers too slowly for an outage to be measured: the machine "
+                                   "that the lab runs on is too busy.")
                 raise CheckFailed(f"The VIP {frontend.address} did not answer before anything was broken.")
             yield so_far
 
     def gap_until_it_serves(self, probes: Callable[[], list[tuple[float, bool]]]) -> float:
-        """The time without service, once five requests in a row have succeeded again."""
+        """Wait until five requests in a row have succeeded, and return the seconds without service."""
         until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * self.lab.patience))
         return longest_gap(probes())
 
@@ -273,13 +276,13 @@ class Observer:
                  for placement in service.placements(topology, name, topology.services) if placement.node == node}
         steps = [step for step in self.plan.node(node).steps if step.kind in kinds]
         own = {step.kind for step in steps if step.service in serving}
-        # A step that services share bears the name of the first, which may be another.
+        # A step that services share belongs to the first of them, which need not be one of these.
         return [step for step in steps if step.service in serving or step.kind not in own]
 
     def blame(self, message: str, *suspects: tuple[str, str]) -> NoReturn:
         """Fail the check, naming the steps (node, kind such as `ipvs/arp`) that look wrong.
 
-        Where some of them are known to be undone, only these.
+        If some of them are known to be undone, only these are named.
         """
         steps = [(node, step) for node, kind in dict.fromkeys(suspects)
                  for step in self.plan.node(node).steps if step.kind == kind]
@@ -289,7 +292,7 @@ class Observer:
         raise CheckFailed(message, [f"{node}/{step.name}" for node, step in undone or steps])
 
     def settled(self, frontend: Frontend) -> list[str]:
-        """The holders of the address, once nodes that just started have had the time to agree."""
+        """The holders of the address, after nodes that just started have had time to agree."""
         def agreed() -> bool:
             holders = self.holders(frontend)
             first_again = frontend.failover is None or frontend.failover.returns
@@ -306,9 +309,9 @@ def share_network(one: PlannedNode, other: PlannedNode) -> bool:
 
 def free_addresses(network: IPv4Network, taken: Collection[IPv4Address | None], start: int,
                    count: int) -> list[IPv4Address]:
-    """Addresses of hosts in a network that are not taken, from the one with the number `start` on, and around.
+    """Free host addresses in a network, beginning with number `start` and wrapping around.
 
-    Raises LabError where there are too few.
+    Raises LabError if there are too few.
     """
     hosts = network.num_addresses - 2
     candidates = (network.network_address + 1 + (start + position) % hosts

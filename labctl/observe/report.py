@@ -1,4 +1,4 @@
-"""Verdicts as files for other programs and for people: JUnit's XML, and a page of HTML."""
+"""Verdicts as files: JUnit's XML for programs, and an HTML page for people."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ checked.</p>
 
 
 def write_junit(file: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:
-    """Write a JUnit report, in which the lab is the suite, and checks have their titles."""
+    """Write a JUnit report; the lab is the test suite, and checks are named by their titles."""
     counts = count(verdicts)
     suite = ET.Element("testsuite", {
         "name": plan.lab, "tests": str(len(verdicts)), "failures": str(counts["failed"]),
@@ -60,5 +60,5 @@ def write_junit(file: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:
 
 
 def write_html(file: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:
-    """Write a page that needs nothing besides itself."""
+    """Write an HTML page that needs no other files."""
     file.write_text(_PAGE.render(plan=plan, verdicts=verdicts, counts=count(verdicts), text=text), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which checks an expression stands for: words of their names and titles, with and, or, not and parentheses. Pure."""
+"""Selecting checks by an expression: words of their names and titles, with and, or, not and parentheses. Pure."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ _Matcher: TypeAlias = Callable[[str], bool]
 
 
 def matching(checks: Sequence[Check], expression: str) -> list[Check]:
-    """The checks that an expression is true of; all where it is empty.
+    """The checks that match an expression; all checks if it is empty.
 
-    Words that follow each other are one phrase, which has to be in the check's id or title; case does not matter.
-    Raises LabError for an expression that makes no sense.
+    Successive words are one phrase, which has to be in the check's id or title; case does not matter.
+    Raises LabError for a malformed expression.
     """
     if not expression.strip():
         return list(checks)
@@ -30,7 +30,7 @@ def matching(checks: Sequence[Check], expression: str) -> list[Check]:
 
 
 class _NonsenseError(Exception):
-    """Something is missing, or there is more than an expression."""
+    """Something is missing in an expression, or follows it."""
 
 
 def _either(tokens: list[str]) -> _Matcher:

@@ -1,4 +1,4 @@
-"""What was found out about a lab: the one form of it that the terminal, JSON, JUnit and HTML are made of."""
+"""Verdicts: results of checks, from which terminal output, JSON, JUnit and HTML are made."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NoReturn, Protocol, TypeAlias, get_args
@@ -15,15 +15,15 @@ class Check(Model):
     """A question about a lab."""
 
     id: str
-    """SUBJECT/NAME, such as `web/spread`; NAME alone where it is about the whole lab."""
+    """SUBJECT/NAME, such as `web/spread`; NAME alone if the check is about the whole lab."""
     title: str
     """What has to hold, for people."""
     subject: str
-    """The service, the node or both that it is about; empty where it is about the whole lab."""
+    """The service, the node or both that the check is about; empty if it is about the whole lab."""
 
 
 class Measured(Model):
-    """A figure and the most that it may be."""
+    """A measured value and its upper bound."""
 
     value: float
     unit: str
@@ -34,25 +34,25 @@ class Measured(Model):
 
 
 def _readable(text: str) -> str:
-    """A text without control characters, which may come from a guest and mean something to a terminal."""
+    """A text, which may come from a guest, without control characters, to which a terminal would react."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 class Verdict(Check):
-    """What a check came to."""
+    """The result of a check."""
 
     outcome: Outcome
-    """`unknown` is a check that could not be made; it must not look like a fault of the cluster."""
+    """`unknown`: the check could not be made, which must not look like a fault of the cluster."""
     message: Annotated[str, AfterValidator(_readable)] = ""
-    """What was seen, and what should have been; or why nothing could be seen."""
+    """What was seen and what was expected, or why the check could not be made; empty if it passed."""
     suspects: tuple[str, ...] = ()
-    """The steps that look wrong, as NODE/STEP"""
+    """The steps that look wrong, as NODE/STEP."""
     measured: Measured | None = None
     seconds: float
 
 
 class CheckFailed(Exception):
-    """A lab is not as it should be; with the steps to suspect, as NODE/STEP."""
+    """A lab is not as it should be. `suspects` are the steps that look wrong, as NODE/STEP."""
 
     def __init__(self, message: str, suspects: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -61,25 +61,25 @@ class CheckFailed(Exception):
 
 
 def fail(message: str) -> NoReturn:
-    """Raise CheckFailed where no step can be suspected."""
+    """Raise CheckFailed without suspects."""
     raise CheckFailed(message)
 
 
 class Watcher(Protocol):
-    """Is told what a run of checks finds out, as it does."""
+    """Is told how a run of checks gets on."""
 
     def say(self, text: str) -> None:
-        """Something the user should know, in one line."""
+        """Tell the user something, in one line."""
 
     def begins(self, check: Check) -> None:
-        """A check is being made."""
+        """Note that a check begins."""
 
     def ends(self, verdict: Verdict) -> None:
-        """A check was made."""
+        """Note a check's verdict."""
 
 
 def advice(verdict: Verdict, plan: Plan) -> list[str]:
-    """A sentence for each suspected step: what it is for, and how it is done again."""
+    """Two sentences for each suspected step: what it is for, and the command that does it again."""
     def sentence(suspect: str) -> str:
         node, _, name = suspect.partition("/")
         return (f"The step {suspect} looks wrong: {plan.node(node).step(name).title}. "
@@ -89,7 +89,7 @@ def advice(verdict: Verdict, plan: Plan) -> list[str]:
 
 
 def text(verdict: Verdict, plan: Plan) -> str:
-    """The message and the advice, a line for each."""
+    """The message and the advice, one per line."""
     return "\n".join([verdict.message, *advice(verdict, plan)])
 
 
@@ -99,4 +99,4 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 Measure: TypeAlias = Callable[[float, str, float], None]
-"""Notes a value, its unit and its bound in the verdict of the check that is being made."""
+"""Adds a value, its unit and its bound to the verdict of the current check."""

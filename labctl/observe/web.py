@@ -1,4 +1,4 @@
-"""A node's own web server, asked at the node's own address; and whom to suspect where it is not well."""
+"""Checking a node's own web server at the node's own address, and which steps to suspect if it fails."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from labctl.observe.observer import Observer
 from labctl.observe.wire import Answer
 
 _ANSWERS = ("httpd/page", "nginx/page", "nginx-vhosts/vhosts")
-"""The steps that say what is answered."""
+"""The steps that determine the answer."""
 
 
 def ask(node: str, port: int, observer: Observer, count: int = 1, host: str | None = None) -> list[Answer]:
-    """Make requests to a node at an address of its own; see Observer.sample."""
+    """Make requests to a node at an address of its own, as Observer.sample does."""
     asker = observer.neighbour(node)
     return observer.sample(observer.own_address(asker, node), port, count, host=host, start=asker)
 
 
 def must_be_well(node: str, port: int, observer: Observer, host: str | None = None, message: str = "") -> None:
-    """Fail if a node's web server is silent, or gives another page than its own, where it has one.
+    """Fail if a node's web server does not answer, or answers with another page than its own.
 
-    What went wrong because of that is the `message`; without one it says this itself.
+    `message` says what went wrong as a result; without it, the failure's message is about the web server.
     """
     answer = next(iter(ask(node, port, observer, host=host)), Answer(0, ""))
     steps = observer.serving(node, port)
@@ -38,11 +38,11 @@ def _all_active(node: str, units: Sequence[str], observer: Observer) -> bool:
 
 
 def units_of(server: str, port: int, observer: Observer) -> str:
-    """The units that make a node answer HTTP on a port, as systemctl takes them."""
+    """The units that make a node answer HTTP on a port, as arguments for systemctl."""
     return " ".join(unit for step in observer.serving(server, port) for unit in step.units)
 
 
 def port_of(server: str, observer: Observer) -> int:
-    """The first port at which a node serves HTTP."""
+    """The first port on which a node serves HTTP."""
     return next(port for service in observer.plan.topology.services.values()
                 for port in sorted(service.ports_on(server)))

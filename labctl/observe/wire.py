@@ -1,4 +1,4 @@
-"""What can be seen of a lab from outside: frames, answers, a director's connections; and what their listings say."""
+"""What is observed in a lab: frames, answers, a director's connections; and the parsing of their listings."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ _CONNECTION = re.compile(
 
 @dataclass(frozen=True)
 class Frame:
-    """A TCP segment as it was on the wire, and the tunnel that it was in."""
+    """A TCP segment as it was on the wire, and the addresses of the tunnel around it, if any."""
 
     source_mac: str
     target_mac: str
@@ -50,7 +50,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Load:
-    """The connections that a director counts for a real server: those that are open, and those of the past."""
+    """The connections that a director counts for a real server: open ones and past ones."""
 
     active: int = 0
     inactive: int = 0
@@ -58,19 +58,19 @@ class Load:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request got: HTTP status 0 is no answer at all."""
+    """The answer to a request; HTTP status 0 means that there was none."""
 
     status: int
     page: str
 
     @property
     def names(self) -> list[str]:
-        """The machines that the page names: first who answered, then who was asked by it."""
+        """The machines that the page names: first the one that answered, then the one that it asked, and so on."""
         return self.page.split()
 
     @property
     def server(self) -> str:
-        """Who answered."""
+        """The machine that answered; empty if the page names none."""
         return self.names[0] if self.names else ""
 
     def __str__(self) -> str:
@@ -80,12 +80,12 @@ class Answer:
 
 
 def told(answers: Sequence[Answer]) -> str:
-    """Answers, for people: how often which."""
+    """Answers for people: each different one, with how often it came."""
     return ", ".join(f"{count} × {answer}" for answer, count in Counter(map(str, answers)).items()) or "no answer"
 
 
 def frames(listing: str) -> list[Frame]:
-    """The TCP segments in what `tcpdump -e -n` prints."""
+    """The TCP segments in the output of `tcpdump -e -n`."""
     return [_frame(match) for match in map(_FRAME.search, listing.splitlines()) if match]
 
 
@@ -96,7 +96,7 @@ def _frame(match: re.Match[str]) -> Frame:
 
 
 def connections(listing: str) -> list[Connection]:
-    """The entries in what `ipvsadm -Lnc` prints."""
+    """The entries in the output of `ipvsadm -Lnc`."""
     return [Connection(row["state"], 60 * int(row["minutes"]) + int(row["seconds"]),
                        IPv4Address(row["client"]), int(row["client_port"]),
                        IPv4Address(row["virtual"]), int(row["virtual_port"]), IPv4Address(row["server"]))
@@ -104,9 +104,9 @@ def connections(listing: str) -> list[Connection]:
 
 
 def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
-    """Seconds from the last success before a failure to the first one after it, or to the last probe of all.
+    """The longest time, in seconds, from the last success before a failure to the next success, or to the last probe.
 
-    0 where nothing failed.
+    0 if no probe failed.
     """
     longest, last_good, failing = 0.0, probes[0][0], False
     for moment, good in probes:
@@ -120,5 +120,5 @@ def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
 
 
 def mac_to_node(nodes: Iterable[PlannedNode]) -> dict[str, str]:
-    """Each interface's MAC address to its node."""
+    """The node of each interface's MAC address."""
     return {interface.mac: node.name for node in nodes for interface in node.interfaces}

@@ -157,6 +157,14 @@ def waiting(xml: str, arguments: str) -> str:
     return _pretty(root)
 
 
+def tap_mac(mac: str) -> str:
+    """The MAC address of the tap that a machine's interface ends at.
+
+    libvirt changes the first byte (virNetDevTapCreateInBridgePort), so that the machine itself has the lower one.
+    """
+    return f"fe{mac[2:]}"
+
+
 def _disk(devices: ET.Element, target: str, path: Path, format_: str) -> ET.Element:
     disk = _sub(devices, "disk", type="file", device="disk")
     # A lab is made anew rather than repaired, so its disks need not survive a power failure of the host.

@@ -158,7 +158,7 @@ def test_cp_is_scp_with_the_labs_names(
 
 def test_cp_refuses_what_it_cannot_copy(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     pretend(monkeypatch)
-    assert "takes a source and a target" in refused("cp", "rs1:/x").message
+    assert "needs a source and a target" in refused("cp", "rs1:/x").message
     assert "on a node" in refused("cp", "a", "b").message
     assert "Did you mean" in refused("cp", "a", "rs3:/x").hint
     pretend(monkeypatch, "two", second_ipvs(BASE))

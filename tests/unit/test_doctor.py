@@ -56,6 +56,13 @@ def test_a_sound_machine() -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_what_captures_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, missing="tcpdump")
+    assert unsound() == [Finding("tcpdump", "note", "is not installed; 'labctl capture' and 'labctl trace' need it",
+                                 "sudo apt-get install tcpdump")]
+
+
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(("dnf", "mend"), [
     (False, "sudo apt-get install util-linux"), (True, "sudo dnf install util-linux")])
 @pytest.mark.parametrize("program", ["unshare", "nsenter", "setpriv"])

@@ -163,7 +163,7 @@ def test_what_a_guest_lacks_is_refused_with_the_reason() -> None:
     with pytest.raises(LabError) as caught:
         plan_of(text, guest="rocky-9")
     assert caught.value.message.splitlines() == [
-        "The service 'clock' cannot run on Rocky Linux 9: its only time server is chrony, and ntpd is not to be had.",
+        "The service 'clock' cannot run on Rocky Linux 9: its only time server is chrony, not ntpd.",
         "The service 'vip' cannot run on Rocky Linux 9: it has neither a package of heartbeat nor the init scripts "
-        "that it starts its resources by."]
+        "that heartbeat needs."]
     assert caught.value.hint == "'--guest centos-7' or '--guest debian-12' can."

@@ -1,1 +1,1 @@
-"""Programs that run on nodes, by whatever Python the guest has; nothing imports them."""
+"""Programs that run on nodes, with the guest's own Python; nothing imports them."""

@@ -1,8 +1,7 @@
-"""Asks a web server, many times from one process; runs on a node, by whatever Python the guest has (CentOS 7: 2.7).
+"""Sends many requests to a web server from one process; runs on a node, with the guest's own Python (CentOS 7: 2.7).
 
-Under emulation a program takes a few tenths of a second to start: a request by each of its own could tell neither a
-short outage from none, nor a rotation from one that others disturb meanwhile. For the same reason it imports little:
-socket and json alone would take it two seconds.
+Under emulation a program takes tenths of a second to start. With a new program for each request, short outages would go
+unnoticed, and other traffic could disturb a rotation in between. For the same reason this imports little.
 """
 
 import _socket
@@ -12,13 +11,13 @@ import time
 
 PROBES_PER_SECOND = 5
 PROBE_SECONDS = 0.9
-"""The kernel repeats a lost SYN after 1 s: a request that began in an outage is to fail, not to outlast it."""
+"""Less than the 1 s after which the kernel repeats a lost SYN, so that a request cannot outlast an outage."""
 SILENCE = 3
-"""So many requests in a row without an answer, and there is none to be expected."""
+"""After this many requests in a row without an answer, `sample` gives up."""
 
 
 def ask(target, host, seconds, source=("", 0)):
-    """Make one request; gives the HTTP status, or 0 where there was no answer in time, and the page."""
+    """Make one request; returns the HTTP status, or 0 if there was no answer in time, and the page."""
     connection = _socket.socket()
     try:
         connection.settimeout(seconds)
@@ -40,7 +39,7 @@ def ask(target, host, seconds, source=("", 0)):
 
 
 def sample(target, host, seconds, source, first_port, count):
-    """Ask `count` times, one after the other and each from the next local port; prints each one's status and page."""
+    """Make `count` requests in turn, each from the next local port; prints each one's status and page."""
     silent = 0
     for port in range(first_port, first_port + count):
         status, page = ask(target, host, seconds, (source, port))
@@ -51,7 +50,7 @@ def sample(target, host, seconds, source, first_port, count):
 
 
 def probe(target, host):
-    """Ask from now on, also while earlier requests wait; prints the node's time when each began, and its status."""
+    """Keep making requests without waiting for earlier ones; prints the time at the start of each, and its status."""
     import threading  # noqa: PLC0415 (only this verb needs it)
 
     def one():

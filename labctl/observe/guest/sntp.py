@@ -1,8 +1,8 @@
-"""Asks NTP servers the time; runs on a node, by whatever Python the guest has (CentOS 7: 2.7).
+"""Asks NTP servers for the time; runs on a node, with the guest's own Python (CentOS 7: 2.7).
 
-The guests' own tools differ, are programs in Python as well, and take seconds to start under emulation. The packet is
-that of RFC 5905, section 7.3; the first byte of a question says: version 4, from a client. An answer's last two times
-are when the question came, and when the answer left.
+The guests' own tools differ, are written in Python as well, and take seconds to start under emulation. The packet is
+that of RFC 5905, section 7.3; the first byte of a request means version 4, client. The last two timestamps of an answer
+are when the request arrived and when the answer left.
 """
 
 import _socket
@@ -14,12 +14,12 @@ PORT = 123
 ERA = 2208988800
 """Seconds from 1900, when NTP begins to count, until 1970."""
 QUESTIONS = 4
-"""The answer that comes back the soonest tells best."""
+"""How often each server is asked; the quickest answer is the most exact."""
 SECONDS = 1
 
 
 def ask(address):
-    """Ask once; gives how long it took, and leap indicator, stratum, reference and offset (seconds), or None."""
+    """Ask once; returns the time taken, leap indicator, stratum, reference and offset (in seconds), or None."""
     connection = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     connection.settimeout(SECONDS)
     try:
