@@ -66,9 +66,7 @@ class Said:
         self.counts: list[tuple[int, int | None]] = []
 
     def say(self, text: str) -> None:
-        """See Transfer."""
         self.lines.append(text)
 
     def moved(self, here: int, total: int | None) -> None:
-        """See Transfer."""
         self.counts.append((here, total))

@@ -122,7 +122,6 @@ class Rebooting(Ssh):
         self.scripts: list[str] = []
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:  # noqa: ARG002
-        """See Ssh."""
         self.scripts.append(script)
         out = ""
         if "result.json" in script:
@@ -139,7 +138,6 @@ class Rebooting(Ssh):
         return subprocess.CompletedProcess([], 0, out, "")
 
     def close(self, node: str) -> None:
-        """See Ssh."""
         self.scripts.append(f"close {node}")
 
 
@@ -190,14 +188,12 @@ class Woken(Ssh):
         self._waits = waits
 
     def ask(self, port: Path, question: str, late: float, seconds: float) -> str:  # noqa: ARG002
-        """See wake.ask."""
         self.asked.append((question, late))
         if not self._waits:
             raise Unreachable("Nobody answers.")
         return self.answers.pop(0)
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:  # noqa: ARG002
-        """See Ssh."""
         self.scripts.append(script)
         return subprocess.CompletedProcess([], 0, self.answers.pop(0), "")
 

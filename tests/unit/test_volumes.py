@@ -83,19 +83,15 @@ class Volume:
         self.gone = False
 
     def name(self) -> str:
-        """See libvirt."""
         return self._name
 
     def path(self) -> str:
-        """See libvirt."""
         return f"/pool/{self._name}"
 
     def XMLDesc(self) -> str:  # noqa: N802
-        """See libvirt."""
         return self._xml
 
     def delete(self) -> None:
-        """See libvirt."""
         self.gone = True
 
 
