@@ -23,6 +23,7 @@ from labctl.cli.common import (
     out,
     print_data,
     progress_of,
+    step_names,
 )
 from labctl.labs import lab, targets
 from labctl.labs.journal import Fault, Journal, Wanted
@@ -145,6 +146,43 @@ def kill(node: NodeArgument, program: ProgramArgument, seconds: ForOption = None
 def hang(node: NodeArgument, program: ProgramArgument, seconds: ForOption = None) -> None:
     """Have all processes of a program stand still: its ports are open, and nobody answers."""
     _make(node, lambda plan, name: wanted.hang(plan, name, program), seconds)
+
+
+@command(None, "labctl fault fill rs1", of=fault_app)
+def fill(node: NodeArgument, seconds: ForOption = None) -> None:
+    """Fill a node's disk, to its last block."""
+    _make(node, wanted.fill, seconds)
+
+
+@command(None, "labctl fault skew rs1 300", "labctl fault skew C7B1 -0.5", of=fault_app,
+         context={"ignore_unknown_options": True})
+def skew(
+    node: NodeArgument,
+    by: Annotated[float, typer.Argument(metavar="SECONDS", help="Forward, or back with '-'.", show_default=False)],
+    seconds: ForOption = None,
+) -> None:
+    """Put a node's clock forward or back; when that heals, it is set right."""
+    _make(node, lambda plan, name: wanted.skew(plan, name, by), seconds)
+
+
+@command(None, "labctl fault duplicate 10.10.10.100 client", of=fault_app)
+def duplicate(
+    address: Annotated[str, typer.Argument(help="One that another machine has, such as a VIP.", show_default=False)],
+    node: NodeArgument,
+    seconds: ForOption = None,
+) -> None:
+    """Have a node take an address that another machine has, and say so to all."""
+    _make(node, lambda plan, name: wanted.duplicate(plan, address, name), seconds)
+
+
+@command(None, "labctl fault undo rs1/arp", of=fault_app)
+def undo(step: Annotated[str, typer.Argument(
+        metavar="NODE/STEP", help="A step, or a service for all of its steps; LAB/ may go before it.",
+        autocompletion=step_names, show_default=False)], seconds: ForOption = None) -> None:
+    """Take a step back: a mistake in the configuration. When that heals, it is done again."""
+    found, steps = targets.some_steps(step)
+    for node, each in reversed(steps):
+        _make_in(found, wanted.undo(found.plan, node.name, each.name), seconds)
 
 
 @command(Panel.faults, "labctl faults", "labctl faults -o json")

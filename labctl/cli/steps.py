@@ -17,6 +17,9 @@ from labctl.cli.common import (
     topology_names,
 )
 from labctl.labs import lab, targets
+from labctl.labs.journal import Fault, Journal
+from labctl.plan.plan import PlannedNode
+from labctl.plan.steps import Step
 
 
 @command(Panel.steps, "labctl steps lvs-dr rs1")
@@ -42,7 +45,21 @@ def apply(wanted: StepsArgument) -> None:
         for node, step in chosen:
             found.must_run(node, states)
             found.apply(node, step)
+            _is_no_fault(found, node, step)
             err.print(f"{node.name}/{step.name}: done", markup=False)
+
+
+def _is_no_fault(found: lab.Lab, node: PlannedNode, step: Step) -> None:
+    """A step that somebody does is broken on purpose no more."""
+    journal = Journal(found.directory)
+
+    def healed() -> list[Fault]:
+        return [fault for fault in journal.faults() if (fault.kind, fault.nodes, fault.options) ==
+                ("undo", [node.name], {"step": step.name})]
+
+    if healed():
+        with lab.locked(found.name):
+            journal.remove(healed())
 
 
 @command(Panel.steps, "labctl undo rs1/arp", "labctl undo rs1/arp rs2/arp", "labctl undo web")

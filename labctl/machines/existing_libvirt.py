@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -75,6 +76,11 @@ class ExistingLibvirt(Host):
     def taps(self) -> dict[str, str]:
         """Nobody of ours is there to look."""
         raise NotImplementedError("The interfaces there cannot be seen.")
+
+    @override
+    def pin(self, bridge: str, address: IPv4Address, mac: str | None) -> None:
+        """Nothing can: its bridges are not ours."""
+        raise NotImplementedError("Others' neighbours are left alone.")
 
     @override
     def serial(self, node: PlannedNode) -> Path:

@@ -91,6 +91,10 @@ class Host(ABC):
         """The taps that nodes' interfaces end at there: the MAC address of each (`tap_mac`), and its name."""
 
     @abstractmethod
+    def pin(self, bridge: str, address: IPv4Address, mac: str | None) -> None:
+        """Have the physical machine take an address for that of a MAC, whoever says so; None: for whoever has it."""
+
+    @abstractmethod
     def serial(self, node: PlannedNode) -> Path:
         """The socket of a node's second serial port, on a host that can save machines."""
 

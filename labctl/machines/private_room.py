@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,7 +160,7 @@ class PrivateRoom(Host):
     @override
     def filter(self, drops: Sequence[Drop]) -> None:
         """By nftables, in the room's network namespace."""
-        run([*self._enter(), "nft", "-f", "-"], stdin=filters.ruleset(drops), timeout=_FILTER_SECONDS)
+        run(self.inside(["nft", "-f", "-"]), stdin=filters.ruleset(drops), timeout=_FILTER_SECONDS)
 
     @override
     def inside(self, argv: Sequence[str | Path]) -> list[str | Path]:
@@ -171,6 +172,14 @@ class PrivateRoom(Host):
         """By their MAC addresses. Raises LabError if the room does not say."""
         links = json.loads(run(self.inside(["ip", "-j", "link", "show"]), timeout=_LOOK_SECONDS).stdout)
         return {link["address"]: link["ifname"] for link in links if "address" in link and "master" in link}
+
+    @override
+    def pin(self, bridge: str, address: IPv4Address, mac: str | None) -> None:
+        """By a permanent neighbour, in the room's network namespace."""
+        words = ["replace", str(address), "dev", bridge, *(["lladdr", mac, "nud", "permanent"] if mac else [])]
+        if mac is None:
+            words[0] = "del"
+        run(self.inside(["ip", "neighbour", *words]), check=mac is not None, timeout=_FILTER_SECONDS)
 
     @override
     def serial(self, node: PlannedNode) -> Path:

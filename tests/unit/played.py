@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from labctl.labs.journal import Fault
     from labctl.machines.host import Ability
     from labctl.plan.plan import PlannedNode
+    from labctl.plan.steps import Step
 
 _ASSIGNMENT = re.compile(r"^(\w+)=(.*)$", re.MULTILINE)
 
@@ -35,12 +37,20 @@ class _PlayedSsh(Ssh):
         self._lab.must_answer(node)
         for part in re.findall(r"^\(\n(.*?)^\) \|\| exit", script.replace("{ (", "(", 1), re.DOTALL | re.MULTILINE):
             self._lab.obey(node, part)
+        for late in re.findall(r"date -us '(.*?) seconds'", script):
+            self._lab.clocks[node] = round(self._lab.clocks.get(node, 0.0) + float(late), 3)
         for verb, what in re.findall(r"(break|mend) (\w)", script):
             (self._lab.broken.add if verb == "break" else self._lab.broken.discard)(f"{node} {what}")
         return CompletedProcess([], 0, "", "")
 
     def close(self, node: str) -> None:
         """See Ssh."""
+
+    def clock_ahead(self, node: str, timeout: float) -> float:
+        """See Ssh."""
+        del timeout
+        self._lab.must_answer(node)
+        return self._lab.clocks.get(node, 0.0)
 
 
 class Played:
@@ -60,6 +70,8 @@ class Played:
         self.host = self
         self.private = True
         self.broken: set[str] = set()
+        self.clocks: dict[str, float] = {}
+        """By how many seconds those of nodes are ahead."""
         self.said: list[str] = []
         self.silent: set[str] = set()
         self.off: set[str] = set()
@@ -75,12 +87,15 @@ class Played:
     def obey(self, node: str, script: str) -> None:
         """Do what a script of a kind does."""
         values = dict(_ASSIGNMENT.findall(script))
-        for command, what, word in (("systemctl stop", "units", "stopped"), ("pkill -STOP", "program", "hung")):
-            if command in script:
-                self.broken.add(f"{node} {values[what]} {word}")
-        for command, what, word in (("systemctl start $units", "units", "stopped"), ("pkill -CONT", "program", "hung")):
-            if command in script:
-                self.broken.discard(f"{node} {values[what]} {word}")
+        for do, heal, what, effect in (
+                ("systemctl stop", "systemctl start $units", "units", "{} {} stopped"),
+                ("pkill -STOP", "pkill -CONT", "program", "{} {} hung"),
+                ("fallocate", "rm -rf /var/lib/labctl/fill", "id", "{}/disk full"),
+                ("ip address replace", "ip address del", "address", "{} has {}")):
+            if do in script:
+                self.broken.add(effect.format(node, values[what]))
+            elif heal in script:
+                self.broken.discard(effect.format(node, values[what]))
 
     # ---- Lab ----------------------------------------------------------------------------------------------
 
@@ -96,10 +111,32 @@ class Played:
     def crash(self, node: "PlannedNode") -> None:
         """See Lab."""
         self.broken = {each for each in self.broken if each.split()[0] != node.name} | {f"{node.name} off"}
+        self.clocks.pop(node.name, None)
 
     def start(self, node: "PlannedNode") -> None:
         """See Lab."""
         self.broken.discard(f"{node.name} off")
+
+    def applied(self, states: dict[str, str]) -> dict[str, set[str] | None]:
+        """See Lab."""
+        return {node.name: {step.name for step in node.steps} - {
+            each.split()[0].partition("/")[2] for each in self.broken if each.startswith(f"{node.name}/")}
+            if states[node.name] == "running" else None for node in self.plan.nodes}
+
+    def undo(self, node: "PlannedNode", step: "Step") -> None:
+        """See Lab."""
+        self.must_answer(node.name)
+        self.broken.add(f"{node.name}/{step.name} undone")
+
+    def apply(self, node: "PlannedNode", step: "Step") -> None:
+        """See Lab."""
+        self.must_answer(node.name)
+        self.broken.discard(f"{node.name}/{step.name} undone")
+
+    def pin(self, bridge: str, address: IPv4Address, mac: str | None) -> None:
+        """See Host."""
+        del bridge
+        (self.broken.add if mac else self.broken.discard)(f"pinned: {address}")
 
     def gates(self, _: object) -> object:
         """See Lab."""

@@ -171,10 +171,17 @@ WANTED = [
     wanted.unplug(PLAN, "lvs", "lan"), wanted.unplug(PLAN, "lvs", "outer"), wanted.stop(PLAN, "rs1", "cron.service"),
     wanted.hang(PLAN, "rs1", "nginx"), wanted.hang(PLAN, "lvs", "nginx"), wanted.cut(PLAN, ["rs1"], ["lvs"]),
     wanted.cut(PLAN, ["rs1", "rs2"], ["lvs"], one_way=True), wanted.block(PLAN, "rs1", "icmp"),
+    wanted.fill(PLAN, "rs1"), wanted.skew(PLAN, "rs1", 60), wanted.skew(PLAN, "rs1", -0.5),
+    wanted.duplicate(PLAN, "10.10.10.13", "rs1"), wanted.duplicate(PLAN, "10.10.10.13", "lvs"),
+    wanted.duplicate(PLAN, "20.20.20.99", "lvs"), wanted.undo(PLAN, "rs1", "hosts"), wanted.undo(PLAN, "rs1", "page"),
 ]
 EFFECT = {"crash rs1": {"rs1 off"}, "crash rs2": {"rs2 off"}, "freeze rs1": {"rs1 still"},
           "unplug rs1": {"rs1 lan unplugged"}, "unplug lvs:lan": {"lvs lan unplugged"},
           "unplug lvs:outer": {"lvs outer unplugged"}, "stop rs1 cron.service": {"rs1 cron.service stopped"},
+          "fill rs1": {"rs1/disk full"}, "undo rs1/hosts": {"rs1/hosts undone"}, "undo rs1/page": {"rs1/page undone"},
+          "duplicate 10.10.10.13 rs1": {"rs1 has 10.10.10.13", "pinned: 10.10.10.13"},
+          "duplicate 10.10.10.13 lvs": {"lvs has 10.10.10.13", "pinned: 10.10.10.13"},
+          "duplicate 20.20.20.99 lvs": {"lvs has 20.20.20.99"},
           "hang rs1 nginx": {"rs1 nginx hung"}, "hang lvs nginx": {"lvs nginx hung"}}
 
 
@@ -200,11 +207,38 @@ def test_what_is_in_force_is_broken_and_nothing_else_whatever_comes_and_goes(mov
             elif in_force:
                 faults.heal(in_force[move % len(in_force)])
             assert lab.broken == expected(faults)
+            wrong = sum(fault.options["seconds"] for fault in faults.in_force() if fault.kind == "skew")
+            assert lab.clocks.get("rs1", 0) == (0 if "rs1 off" in lab.broken else wrong)
         for fault in sorted(faults.in_force(), key=lambda fault: fault.kind != "unplug"):
             if fault in faults.in_force():
                 faults.heal(fault)
         assert lab.broken == set()
+        assert lab.clocks.get("rs1", 0) == 0
         assert faults.in_force() == []
+
+
+def test_what_makes_no_sense_is_refused_with_the_reason() -> None:
+    for said, want in {
+        "is no IPv4 address": lambda: wanted.duplicate(PLAN, "10.10.10", "rs1"),
+        "the physical machine's address": lambda: wanted.duplicate(PLAN, "10.10.10.1", "rs1"),
+        "the address of 'rs1' itself": lambda: wanted.duplicate(PLAN, "10.10.10.12", "rs1"),
+        "on no network that 20.20.20.99 belongs to": lambda: wanted.duplicate(PLAN, "20.20.20.99", "rs1"),
+        "wrong by 0 seconds": lambda: wanted.skew(PLAN, "rs1", 0),
+        "wrong by inf seconds": lambda: wanted.skew(PLAN, "rs1", float("inf")),
+        "wrong by nan seconds": lambda: wanted.skew(PLAN, "rs1", float("nan")),
+        "no step called 'pge'": lambda: wanted.undo(PLAN, "rs1", "pge"),
+        "no node called 'rs9'": lambda: wanted.fill(PLAN, "rs9"),
+        "on no network called 'outer'": lambda: wanted.unplug(PLAN, "rs1", "outer"),
+    }.items():
+        with pytest.raises(LabError, match=said):
+            want()
+
+
+def test_a_step_that_is_undone_cannot_be_undone(lab: Played) -> None:
+    lab.broken.add("rs1/page undone")
+    with pytest.raises(LabError, match="'rs1/page' is undone already"):
+        faults_of(lab).make(wanted.undo(lab.plan, "rs1", "page"))
+    assert faults_of(lab).in_force() == []
 
 
 def test_a_journal_that_cannot_be_read_is_no_traceback(lab: Played) -> None:

@@ -165,6 +165,22 @@ class Faults:
         """Have all processes of a program stand still."""
         return self.during(wanted.hang(self._lab.plan, node, program))
 
+    def fill(self, node: str) -> Block:
+        """Fill the disk of a node."""
+        return self.during(wanted.fill(self._lab.plan, node))
+
+    def skew(self, node: str, seconds: float) -> Block:
+        """Put the clock of a node forward by so many seconds, or back."""
+        return self.during(wanted.skew(self._lab.plan, node, seconds))
+
+    def duplicate(self, address: str, node: str) -> Block:
+        """Have a node take an address that another one has."""
+        return self.during(wanted.duplicate(self._lab.plan, address, node))
+
+    def undo(self, node: str, step: str) -> Block:
+        """Take a step back, and do it again at the end of the block."""
+        return self.during(wanted.undo(self._lab.plan, node, step))
+
     def command(self, node: str, do: str, heal: str) -> Block:
         """Have a node run a command that breaks something, and at the end of the block one that puts it back."""
         return self.during(wanted.command(self._lab.plan, node, do, heal))

@@ -7,6 +7,8 @@ it; they look at all faults in force and bring the room to what these say, so th
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from pydantic import Field
@@ -20,10 +22,15 @@ from labctl.base.yamlfile import read_file
 from labctl.labs.journal import Fault, Wanted
 from labctl.labs.lab import Lab
 from labctl.machines.host import Ability
-from labctl.plan.plan import PlannedNode
+from labctl.machines.memory.wake import put_forward
+from labctl.plan.plan import Interface, PlannedNode
+from labctl.plan.steps import Step
 
 _SECONDS = 60
 """For a node to take a command, without emulation."""
+_ANSWER_SECONDS = 3
+_ANNOUNCE_SECONDS = 2
+"""Neighbours find out by themselves after a while."""
 _SILENCED = {"crash": "is off", "freeze": "stands still"}
 """What a node does of which nothing more can be broken."""
 
@@ -140,6 +147,22 @@ class Unplug(Kind):
                 lab.provider.set_link(node.name, interface.mac, up=interface.network not in without)
 
 
+class OverSsh(Kind):
+    """A fault inside a guest, made over SSH."""
+
+    in_guest = True
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """The node has to be there for labctl."""
+        super().look(lab, wanted, others)
+        node = _node(lab, wanted)
+        for other in others:
+            if lab.plan.access(node).network in unplugged(node.name, [other]):
+                raise LabError(f"'{node.name}' cannot be reached: it is unplugged.",
+                               hint=f"'labctl heal {other.id}' plugs it in.")
+
+
 class Room(Kind):
     """The room keeps frames from passing between nodes, which see nothing of it. It does so whatever they do."""
 
@@ -175,25 +198,13 @@ class Script(Model):
     survives_boot: bool = Field(default=False)
 
 
-class InGuest(Kind):
+class InGuest(OverSsh):
     """A fault that a shell script makes on a node."""
-
-    in_guest = True
 
     def __init__(self, file: Path) -> None:
         self.script = Script.model_validate(read_file(file).data)
         self.ends_at_boot = not self.script.lasts
         self.survives_boot = self.script.survives_boot
-
-    @override
-    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
-        """The node has to be there for labctl."""
-        super().look(lab, wanted, others)
-        node = _node(lab, wanted)
-        for other in others:
-            if other.kind == "unplug" and lab.plan.access(node).network in unplugged(node.name, [other]):
-                raise LabError(f"'{node.name}' cannot be reached: it is unplugged.",
-                               hint=f"'labctl heal {other.id}' plugs it in.")
 
     @override
     def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
@@ -204,11 +215,7 @@ class InGuest(Kind):
     @override
     def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
         """Put it back, and make sure that what is left on the node is still there: a program may have started."""
-        scripts = [self.text(fault, self.script.heal)]
-        for other in left:
-            kind = KINDS[other.kind]
-            if other.nodes == fault.nodes and not other.over and isinstance(kind, InGuest) and kind.script.lasts:
-                scripts.append(kind.text(other, kind.script.do, again=True))
+        scripts = [self.text(fault, self.script.heal), *_again(fault.nodes[0], left)]
         run(lab, fault.nodes[0], "\n".join(scripts), f"The fault '{fault.what}' could not be healed")
 
     def text(self, fault: Fault, script: str, *, again: bool = False) -> str:
@@ -216,6 +223,106 @@ class InGuest(Kind):
         values = {"id": fault.id, "again": "yes" if again else "", **fault.options}
         lines = [f"{name}={shlex.quote(str(value))}" for name, value in values.items()]
         return "\n".join(["(", "set -e", *lines, script, ") || exit"])
+
+
+class Duplicate(InGuest):
+    """A node takes an address that another one has. labctl itself still finds the other one."""
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """Where labctl could be misled, there has to be a room of our own."""
+        super().look(lab, wanted, others)
+        if self._misled(lab, wanted):
+            lab.host.must(Ability.filter)
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Take the address, and say so to all."""
+        for bridge, interface in self._misled(lab, fault):
+            lab.host.pin(bridge, interface.address, interface.mac)
+        super().do(lab, fault, in_force, again=again)
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Take the address away, and have those who should have it tell their neighbours."""
+        super().heal(lab, fault, left, progress)
+        for bridge, interface in self._misled(lab, fault):
+            if not any(other.kind == "duplicate" and other.options["address"] == str(interface.address)
+                       for other in left):
+                lab.host.pin(bridge, interface.address, None)
+        address = IPv4Address(fault.options["address"])
+        owners = {name for frontend in lab.plan.frontends() for name in frontend.holders
+                  if address in (frontend.address, *frontend.together)} | {
+            node.name for node in lab.plan.nodes for interface in node.interfaces if interface.address == address}
+        for node in lab.plan.nodes:
+            if node.name in owners - set(fault.nodes):
+                device = node.interface_to(address).name
+                with suppress(LabError):  # It may be off, or not hold the address just now.
+                    run(lab, node.name, f"ip -o -4 address show dev {device} to {address} | grep -q . && "
+                                        f"{{ arping -q -U -c 2 -w 2 -I {device} {address} >/dev/null 2>&1 & }}", "",
+                        _ANNOUNCE_SECONDS)
+
+
+    def _misled(self, lab: Lab, wanted: Wanted) -> list[tuple[str, Interface]]:
+        """The node that labctl reaches at the address: its bridge, and its interface there."""
+        bridges = {network.name: network.bridge for network in lab.plan.networks}
+        ways_in = [lab.plan.access(node) for node in lab.plan.nodes]
+        return [(bridges[interface.network], interface) for interface in ways_in
+                if str(interface.address) == wanted.options["address"]]
+
+
+class Skew(OverSsh):
+    """A node's clock is wrong."""
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Put the clock forward or back."""
+        self._set(lab, fault.nodes[0], in_force)
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Set it right, whoever has moved it meanwhile, but for what is left."""
+        self._set(lab, fault.nodes[0], left)
+
+    def _set(self, lab: Lab, node: str, in_force: Sequence[Fault]) -> None:
+        wrong = sum(fault.options["seconds"] for fault in in_force
+                    if fault.kind == "skew" and fault.nodes == [node] and not fault.over)
+        ahead = lab.ssh.clock_ahead(node, _ANSWER_SECONDS * lab.patience)
+        run(lab, node, f"{put_forward(wrong - ahead)} >/dev/null", f"The clock of '{node}' could not be set")
+
+
+class Undo(OverSsh):
+    """A step is undone: a mistake in the configuration."""
+
+    survives_boot = True
+
+    @override
+    def look(self, lab: Lab, wanted: Wanted, others: Sequence[Fault]) -> None:
+        """What is not done cannot be undone."""
+        super().look(lab, wanted, others)
+        node, step = self._step(lab, wanted)
+        states = {each.name: "running" if each == node else "off" for each in lab.plan.nodes}
+        if step.name not in (lab.applied(states)[node.name] or {step.name}):
+            raise LabError(f"The step '{node.name}/{step.name}' is undone already.",
+                           hint=f"'labctl apply {node.name}/{step.name}' does it.")
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Take the step back."""
+        lab.undo(*self._step(lab, fault))
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Do the step, which may start what others have stopped."""
+        node, step = self._step(lab, fault)
+        lab.apply(node, step)
+        scripts = _again(node.name, left)
+        if scripts:
+            run(lab, node.name, "\n".join(scripts), f"Not all that is broken on '{node.name}' is still so")
+
+    def _step(self, lab: Lab, wanted: Wanted) -> tuple[PlannedNode, Step]:
+        node = _node(lab, wanted)
+        return node, node.step(wanted.options["step"])
 
 
 class Command(Kind):
@@ -241,8 +348,16 @@ class Command(Kind):
 
 KINDS: dict[str, Kind] = {
     "crash": Crash(), "freeze": Freeze(), "unplug": Unplug(), "cut": Room(), "block": Room(), "command": Command(),
-    **{path.stem: InGuest(path) for path in sorted(FAULTS.glob("*.yaml"))},
+    "skew": Skew(), "undo": Undo(), "duplicate": Duplicate(FAULTS / "duplicate.yaml"),
+    **{name: InGuest(FAULTS / f"{name}.yaml") for name in ("stop", "kill", "hang", "fill")},
 }
+
+
+def _again(node: str, left: Sequence[Fault]) -> list[str]:
+    """Scripts that make sure that what is left on a node is still there."""
+    kinds = [(fault, KINDS[fault.kind]) for fault in left if fault.nodes == [node] and not fault.over]
+    return [kind.text(fault, kind.script.do, again=True) for fault, kind in kinds
+            if isinstance(kind, InGuest) and kind.script.lasts]
 
 
 def unplugged(node: str, in_force: Sequence[Fault]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
 
 from labctl.base.errors import LabError
 from labctl.base.suggest import did_you_mean
@@ -14,6 +15,7 @@ _LONGEST_NAME = 15
 """What the kernel knows of a program's name (proc_pid_comm(5))."""
 _WAY_IN = ("sshd", "systemd", "init", "sh", "bash", "dash")
 """Programs without which nothing can be put back on a node."""
+_MOST_SKEW = 10 * 366 * 86_400
 _WAY_IN_UNITS = ("ssh", "sshd", "ssh.socket", "sshd.socket", "systemd-logind")
 
 
@@ -95,6 +97,47 @@ def kill(plan: Plan, node: str, program: str) -> Wanted:
 def hang(plan: Plan, node: str, program: str) -> Wanted:
     """All processes of a program stand still."""
     return _program("hang", plan, node, program)
+
+
+def fill(plan: Plan, node: str) -> Wanted:
+    """The disk of a node is full."""
+    return Wanted(kind="fill", what=f"fill {node}", nodes=[plan.node(node).name])
+
+
+def skew(plan: Plan, node: str, seconds: float) -> Wanted:
+    """The clock of a node is wrong by so many seconds: forward, or back where there are less than none."""
+    if not 0.001 <= abs(seconds) <= _MOST_SKEW:
+        raise LabError(f"A clock cannot be made wrong by {seconds:g} seconds.",
+                       hint="Anything from a millisecond to ten years can be; '-60' puts it back by a minute.")
+    return Wanted(kind="skew", what=f"skew {node} {seconds:g}", nodes=[plan.node(node).name],
+                  options={"seconds": seconds})
+
+
+def duplicate(plan: Plan, address: str, node: str) -> Wanted:
+    """A node takes an address that another machine has, or might have."""
+    planned = plan.node(node)
+    try:
+        wished = IPv4Address(address)
+    except ValueError:
+        raise LabError(f"'{address}' is no IPv4 address.",
+                       hint=f"Such as 'labctl fault duplicate {planned.interfaces[0].address} NODE'.") from None
+    if wished in [network.host for network in plan.networks]:
+        raise LabError(f"{wished} is the physical machine's address, and labctl's way in.", hint="Choose another one.")
+    for interface in planned.interfaces:
+        if wished == interface.address:
+            raise LabError(f"{wished} is the address of '{node}' itself.", hint="Choose another node for it.")
+        if wished in IPv4Network(f"{interface.address}/{interface.prefix}", strict=False):
+            return Wanted(kind="duplicate", what=f"duplicate {wished} {node}", nodes=[node],
+                          options={"address": str(wished), "interface": interface.name})
+    raise LabError(f"'{node}' is on no network that {wished} belongs to.",
+                   hint="It is on " + ", ".join(f"{each.network} ({each.address}/{each.prefix})"
+                                                for each in planned.interfaces) + ".")
+
+
+def undo(plan: Plan, node: str, step: str) -> Wanted:
+    """A step of a node is undone."""
+    return Wanted(kind="undo", what=f"undo {node}/{step}", nodes=[node],
+                  options={"step": plan.node(node).step(step).name})
 
 
 def command(plan: Plan, node: str, do: str, heal: str) -> Wanted:
