@@ -12,7 +12,7 @@ from played import Played, faults_of
 from samples import NAT, plan_of
 
 from labctl.base.errors import LabError
-from labctl.labs.journal import Journal, drops
+from labctl.labs.journal import Journal, Wanted, drops
 from labctl.machines.filters import _rule
 from labctl.observe.faults import wanted
 from labctl.observe.faults.faults import Faults
@@ -215,6 +215,21 @@ def test_what_is_in_force_is_broken_and_nothing_else_whatever_comes_and_goes(mov
         assert lab.broken == set()
         assert lab.clocks.get("rs1", 0) == 0
         assert faults.in_force() == []
+
+
+@pytest.mark.parametrize("first", WANTED, ids=lambda fault: fault.what)
+def test_of_any_two_the_first_can_heal_first(first: Wanted, tmp_path: Path) -> None:
+    lab = Played(tmp_path)
+    faults = faults_of(lab)
+    for second in WANTED:
+        made = faults.make(first)
+        with suppress(LabError):  # It may make no sense after the first.
+            faults.make(second)
+        faults.heal(made)
+        assert lab.broken == expected(faults), second.what
+        while faults.in_force():
+            faults.heal(faults.in_force()[-1])
+        assert lab.broken == set(), second.what
 
 
 def test_what_makes_no_sense_is_refused_with_the_reason() -> None:

@@ -85,23 +85,24 @@ class Faults:
         if kind.in_guest and not self._reachable(fault.nodes[0], left):
             self._journal.over(fault)
             return False
-        kind.heal(self._lab, fault, left, progress)
-        self._journal.remove([fault])
+        self._heal(fault, progress)
         if isinstance(kind, Crash):
             self.booted(fault.nodes)
         elif fault.kind in ("freeze", "unplug"):
             self._catch_up(fault.nodes[0])
         return True
 
+    def _heal(self, fault: Fault, progress: Progress) -> None:
+        left = [other for other in self.in_force() if other.id != fault.id]
+        KINDS[fault.kind].heal(self._lab, fault, left, progress)
+        self._journal.remove([fault])
+
     def booted(self, nodes: Sequence[str]) -> None:
         """Make sure that nodes which have just booted have the faults again that they had. Raises LabError."""
-        def ended(fault: Fault) -> bool:
-            kind = KINDS[fault.kind]
-            return fault.nodes[0] in nodes and (kind.ends_at_boot or (fault.over and not kind.survives_boot))
-
-        self._journal.remove([fault for fault in self.in_force() if ended(fault)])
-        for name in nodes:
-            self._catch_up(name)
+        self._journal.remove([fault for fault in self.in_force()
+                              if fault.nodes[0] in nodes and KINDS[fault.kind].ends_at_boot])
+        for fault in [fault for fault in self.in_force() if fault.over and fault.nodes[0] in nodes]:
+            self._heal(fault, Silent())  # Its cables are plugged in until they are pulled again below.
         in_force = self.in_force()
         for fault in sorted(in_force, key=lambda fault: fault.kind == "unplug"):  # Which cuts off the way in.
             if set(fault.nodes) & set(nodes) and not KINDS[fault.kind].survives_boot:
