@@ -124,6 +124,32 @@ def block(
     _make(node, lambda plan, name: wanted.block(plan, name, protocol, network if ":" in line else None), seconds)
 
 
+@command(None, "labctl fault impair rs1 --delay 20ms --loss 1%", "labctl fault impair lvs:lan --rate 1mbit --only",
+         of=fault_app)
+def impair(
+    line: LineArgument,
+    delay: Annotated[str, typer.Option(metavar="TIME", help="Of each packet, such as 20ms.", show_default=False)] = "",
+    jitter: Annotated[str, typer.Option(metavar="TIME", help="By how much the delay varies.", show_default=False)] = "",
+    loss: Annotated[str, typer.Option(metavar="SHARE", help="Packets that are lost, such as 1%.",
+                                      show_default=False)] = "",
+    rate: Annotated[str, typer.Option(metavar="RATE", help="At most so much, such as 10mbit.",
+                                      show_default=False)] = "",
+    duplicate: Annotated[str, typer.Option(metavar="SHARE", help="Packets that come twice.", show_default=False)] = "",
+    reorder: Annotated[str, typer.Option(metavar="SHARE", help="Packets that overtake those that are delayed.",
+                                         show_default=False)] = "",
+    corrupt: Annotated[str, typer.Option(metavar="SHARE", help="Packets with a wrong bit.", show_default=False)] = "",
+    only: Annotated[bool, typer.Option("--only", help="Instead of what the topology and other faults do to the line; "
+                                                      "otherwise it is added to that.")] = False,
+    seconds: ForOption = None,
+) -> None:
+    """Make a node's line bad, or all of its lines, both ways."""
+    node, _, network = line.partition(":")
+    values = {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate, "duplicate": duplicate,
+              "reorder": reorder, "corrupt": corrupt}
+    _make(node, lambda plan, name: wanted.impair(plan, name, network if ":" in line else None, only=only,
+                                                 **{key: value for key, value in values.items() if value}), seconds)
+
+
 @command(None, "labctl fault stop rs1 httpd", "labctl fault stop rs1 cron.service", of=fault_app)
 def stop(
     node: NodeArgument,

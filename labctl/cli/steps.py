@@ -17,7 +17,7 @@ from labctl.cli.common import (
     topology_names,
 )
 from labctl.labs import lab, targets
-from labctl.labs.journal import Fault, Journal
+from labctl.labs.journal import Journal
 from labctl.plan.plan import PlannedNode
 from labctl.plan.steps import Step
 
@@ -50,16 +50,12 @@ def apply(wanted: StepsArgument) -> None:
 
 
 def _is_no_fault(found: lab.Lab, node: PlannedNode, step: Step) -> None:
-    """A step that somebody does is broken on purpose no more."""
-    journal = Journal(found.directory)
+    """A step that somebody does, or takes back, is not broken on purpose; other faults of the node stay."""
+    if any(node.name in fault.nodes for fault in Journal(found.directory).faults()):
+        from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what is seldom needed)
 
-    def healed() -> list[Fault]:
-        return [fault for fault in journal.faults() if (fault.kind, fault.nodes, fault.options) ==
-                ("undo", [node.name], {"step": step.name})]
-
-    if healed():
         with lab.locked(found.name):
-            journal.remove(healed())
+            Faults(found).step_changed(node.name, step.name)
 
 
 @command(Panel.steps, "labctl undo rs1/arp", "labctl undo rs1/arp rs2/arp", "labctl undo web")
@@ -77,4 +73,5 @@ def undo(wanted: StepsArgument) -> None:
                 continue
             found.must_run(node, states)
             found.undo(node, step)
+            _is_no_fault(found, node, step)
             err.print(f"{node.name}/{step.name}: undone", markup=False)

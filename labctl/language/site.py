@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 from pydantic import BaseModel, ConfigDict, Field
 
 from labctl.base.types import Address, Flag, Model, Name, Number, Subnet
+from labctl.language.impair import Impair
 
 MAX_NETWORKS = 8
 MAX_NODES = 64
@@ -16,6 +17,8 @@ class Network(Model):
     subnet: Subnet
     host: Address | None = None
     """The physical machine's address on this network; None if it has none."""
+    impair: Impair | None = None
+    """What each packet suffers on its way from one node to another."""
 
 
 class Node(BaseModel):

@@ -14,6 +14,7 @@ from labctl.base.errors import InputError, LabError, Problem
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import NAME_PATTERN, Line, Name
 from labctl.base.yamlfile import Document, Location, read
+from labctl.language import impair
 from labctl.language.services import AnyService, Finding, Service
 from labctl.language.services.vrrp import PASSWORD_PATTERN
 from labctl.language.site import MAX_NETWORKS, MAX_NODES, Network, Node, Site
@@ -232,6 +233,8 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> Problem:  # noqa
         case "string_pattern_mismatch" if context.get("pattern") == PASSWORD_PATTERN:
             text = f"{where}: {detail['input']!r} is not a valid VRRP password: letters, digits, '.', '_' and '-', " \
                    "at most 8 characters."
+        case "string_pattern_mismatch" if context.get("pattern") in impair.FORMS:
+            text = f"{where}: {detail['input']!r} is not a {impair.FORMS[context['pattern']]}."
         case "string_pattern_mismatch":
             text = f"{where}: has to be one line of printable text."
         case "ip_v4_address" | "ip_v4_network":

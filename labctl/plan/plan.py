@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
@@ -11,6 +11,8 @@ from pydantic import computed_field
 from labctl.base.errors import LabError
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import Model
+from labctl.language import impair
+from labctl.language.impair import Line, in_series
 from labctl.language.services import Frontend, Placement
 from labctl.language.topology import Topology
 from labctl.plan import guests
@@ -185,6 +187,18 @@ def _base(topology: Topology) -> Iterator[Placement]:
     for name in topology.nodes:
         yield Placement(name, "base/hosts", {"hosts": hosts})
         yield Placement(name, "base/packages")
+        lines = [(topology.interface(name, network), topology.networks[network]) for network in
+                 topology.nodes[name].addresses if topology.networks[network].impair]
+        if lines:
+            yield Placement(name, "base/impair", {
+                "impair": _scripts((each, network.host, in_series([network.impair] if network.impair else []))
+                                   for each, network in lines),
+                "repair": _scripts((each, network.host, Line()) for each, network in lines)})
+
+
+def _scripts(lines: Iterable[tuple[str, IPv4Address | None, Line]]) -> str:
+    """What makes interfaces send on lines like these."""
+    return "\n".join(impair.script(interface, host, sent) for interface, host, sent in lines)
 
 
 def _steps(placements: list[tuple[str | None, Placement]], guest: Guest, lab: str) -> list[Step]:

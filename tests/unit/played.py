@@ -97,6 +97,12 @@ class Played:
             elif heal in script:
                 self.broken.discard(effect.format(node, values[what]))
 
+        for interface in re.findall(r"^qdisc del dev (\w+) root", script, re.MULTILINE):
+            self.broken = {each for each in self.broken if not each.startswith(f"{node} {interface} netem")}
+            sent = re.findall(rf"^qdisc add dev {interface} parent 1:2 (netem .*)$", script, re.MULTILINE)
+            assert re.findall(rf"^qdisc add dev ifb-{interface} root (netem .*)$", script, re.MULTILINE) == sent
+            self.broken.update(f"{node} {interface} {emulated}" for emulated in sent)
+
     # ---- Lab ----------------------------------------------------------------------------------------------
 
     def states(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from samples import NAT, plan_of
 
 from labctl.base.errors import LabError
 from labctl.labs.journal import Journal, Wanted, drops
+from labctl.language.impair import Impair, in_series
 from labctl.machines.filters import _rule
 from labctl.observe.faults import wanted
 from labctl.observe.faults.faults import Faults
@@ -173,6 +174,7 @@ WANTED = [
     wanted.cut(PLAN, ["rs1", "rs2"], ["lvs"], one_way=True), wanted.block(PLAN, "rs1", "icmp"),
     wanted.fill(PLAN, "rs1"), wanted.skew(PLAN, "rs1", 60), wanted.skew(PLAN, "rs1", -0.5),
     wanted.duplicate(PLAN, "10.10.10.13", "rs1"), wanted.duplicate(PLAN, "10.10.10.13", "lvs"),
+    wanted.impair(PLAN, "rs1", delay="20ms", loss="1%"), wanted.impair(PLAN, "rs1", "lan", delay="5ms", only=True),
     wanted.duplicate(PLAN, "20.20.20.99", "lvs"), wanted.undo(PLAN, "rs1", "hosts"), wanted.undo(PLAN, "rs1", "page"),
 ]
 EFFECT = {"crash rs1": {"rs1 off"}, "crash rs2": {"rs2 off"}, "freeze rs1": {"rs1 still"},
@@ -190,6 +192,11 @@ def expected(faults: Faults) -> set[str]:
     names = kinds(faults)
     off = {name.split()[1] for name in names if name.startswith("crash")}
     inside = {effect for name in names for effect in EFFECT.get(name, ())}
+    lines: list[Impair] = []
+    for fault in faults.in_force():
+        if fault.kind == "impair":
+            lines = [*([] if fault.options["only"] else lines), Impair(**fault.options["impair"])]
+    inside |= {f"rs1 eth0 netem {in_series(lines).netem()}"} if lines else set()
     lost = {f"lost: {_rule(drop)}" for drop in drops(PLAN, faults.in_force())}
     return {effect for effect in inside if effect.split()[0] not in off} | {f"{node} off" for node in off} | lost
 

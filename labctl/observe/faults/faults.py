@@ -14,7 +14,7 @@ from labctl.labs.journal import Fault, Journal, Wanted
 from labctl.labs.lab import Lab
 from labctl.machines.private_room import PrivateRoom
 from labctl.observe.faults import wanted
-from labctl.observe.faults.kinds import KINDS, Command, Crash, InGuest, run, unplugged
+from labctl.observe.faults.kinds import KINDS, Command, Crash, Impaired, InGuest, again_scripts, run, unplugged
 
 _HURRY_SECONDS = 1.5
 """For a node to take a command when somebody waits for labctl to end."""
@@ -44,7 +44,7 @@ class Faults:
         kind, others = KINDS[what.kind], self.in_force()
         for other in others:
             if (other.kind, other.nodes, other.options) == (what.kind, what.nodes, what.options) \
-                    and not isinstance(kind, Command):
+                    and not isinstance(kind, Command | Impaired):  # Which add up.
                 raise LabError(f"'{what.what}' is in force already.", hint=f"'labctl heal {other.id}' ends it.")
         kind.look(self._lab, what, others)
         until = datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
@@ -108,6 +108,15 @@ class Faults:
             if set(fault.nodes) & set(nodes) and not KINDS[fault.kind].survives_boot:
                 KINDS[fault.kind].do(self._lab, fault, in_force, again=True)
 
+    def step_changed(self, node: str, step: str) -> None:
+        """Take note that somebody has done a step, or taken it back: what they want broken is theirs to say."""
+        self._journal.remove([fault for fault in self.in_force() if (fault.kind, fault.nodes, fault.options) ==
+                              ("undo", [node], {"step": step})])
+        kinds = ("impair",)  # A service that was stopped, and that they start, is meant to run.
+        scripts = again_scripts(self._lab, node, [fault for fault in self.in_force() if fault.kind in kinds])
+        if scripts:
+            run(self._lab, node, "\n".join(scripts), f"The lines of '{node}' could not be made bad again")
+
     def _catch_up(self, node: str) -> None:
         """Heal what was to be healed while a node could not be reached."""
         for fault in self.in_force():
@@ -165,6 +174,10 @@ class Faults:
     def hang(self, node: str, program: str) -> Block:
         """Have all processes of a program stand still."""
         return self.during(wanted.hang(self._lab.plan, node, program))
+
+    def impair(self, node: str, network: str | None = None, *, only: bool = False, **values: str) -> Block:
+        """Make a line of a node bad, or all of its lines: `delay="20ms", loss="1%"`."""
+        return self.during(wanted.impair(self._lab.plan, node, network, only=only, **values))
 
     def fill(self, node: str) -> Block:
         """Fill the disk of a node."""

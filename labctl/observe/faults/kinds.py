@@ -21,6 +21,8 @@ from labctl.base.types import Model
 from labctl.base.yamlfile import read_file
 from labctl.labs.journal import Fault, Wanted
 from labctl.labs.lab import Lab
+from labctl.language import impair
+from labctl.language.impair import Impair, in_series
 from labctl.machines.host import Ability
 from labctl.machines.memory.wake import put_forward
 from labctl.plan.plan import Interface, PlannedNode
@@ -215,7 +217,7 @@ class InGuest(OverSsh):
     @override
     def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
         """Put it back, and make sure that what is left on the node is still there: a program may have started."""
-        scripts = [self.text(fault, self.script.heal), *_again(fault.nodes[0], left)]
+        scripts = [self.text(fault, self.script.heal), *again_scripts(lab, fault.nodes[0], left)]
         run(lab, fault.nodes[0], "\n".join(scripts), f"The fault '{fault.what}' could not be healed")
 
     def text(self, fault: Fault, script: str, *, again: bool = False) -> str:
@@ -291,6 +293,44 @@ class Skew(OverSsh):
         run(lab, node, f"{put_forward(wrong - ahead)} >/dev/null", f"The clock of '{node}' could not be set")
 
 
+class Impaired(OverSsh):
+    """A node's lines are bad, both ways: what the topology says of the network, and one fault after the other."""
+
+    @override
+    def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
+        """Make the lines as bad as all of them say."""
+        run(lab, fault.nodes[0], self.text(lab, fault, in_force), f"The fault '{fault.what}' could not be made")
+
+    @override
+    def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
+        """Make them as bad as what is left says."""
+        run(lab, fault.nodes[0], self.text(lab, fault, left), f"The fault '{fault.what}' could not be healed")
+
+    def text(self, lab: Lab, fault: Fault, in_force: Sequence[Fault]) -> str:
+        """A script for the node's lines to the fault's networks."""
+        node = _node(lab, fault)
+        step = next((step for step in node.steps if step.kind == "base/impair"), None)
+        scripts = []
+        for interface in node.interfaces:
+            if interface.network not in fault.options["networks"]:
+                continue
+            ours = [other for other in in_force if other.kind == "impair" and other.nodes == fault.nodes
+                    and interface.network in other.options["networks"] and not other.over]
+            always = lab.plan.topology.networks[interface.network].impair
+            host = lab.plan.topology.networks[interface.network].host
+            with_it, without = (_line_script(interface.name, host, base, ours) for base in (always, None))
+            scripts.append(f"if [ -e {step.marker} ]; then\n{with_it}\nelse\n{without}\nfi" if step and always else
+                           without)
+        return "\n".join(["(", "set -e", *scripts, ") || exit"])
+
+
+def _line_script(interface: str, host: IPv4Address | None, always: Impair | None, faults: Sequence[Fault]) -> str:
+    last = max((position for position, fault in enumerate(faults) if fault.options["only"]), default=-1)
+    parts = [Impair(**fault.options["impair"]) for fault in faults[max(last, 0):]]
+    sent = [always] if always and last < 0 else []
+    return impair.script(interface, host, in_series([*sent, *parts]), in_series(parts))
+
+
 class Undo(OverSsh):
     """A step is undone: a mistake in the configuration."""
 
@@ -308,17 +348,21 @@ class Undo(OverSsh):
 
     @override
     def do(self, lab: Lab, fault: Fault, in_force: Sequence[Fault], *, again: bool = False) -> None:
-        """Take the step back."""
+        """Take the step back, and nothing that others have broken."""
         lab.undo(*self._step(lab, fault))
+        self._hold(lab, fault, in_force)
 
     @override
     def heal(self, lab: Lab, fault: Fault, left: Sequence[Fault], progress: Progress) -> None:
         """Do the step, which may start what others have stopped."""
-        node, step = self._step(lab, fault)
-        lab.apply(node, step)
-        scripts = _again(node.name, left)
+        lab.apply(*self._step(lab, fault))
+        self._hold(lab, fault, left)
+
+    def _hold(self, lab: Lab, fault: Fault, in_force: Sequence[Fault]) -> None:
+        node = fault.nodes[0]
+        scripts = again_scripts(lab, node, in_force)
         if scripts:
-            run(lab, node.name, "\n".join(scripts), f"Not all that is broken on '{node.name}' is still so")
+            run(lab, node, "\n".join(scripts), f"Not all that is broken on '{node}' is still so")
 
     def _step(self, lab: Lab, wanted: Wanted) -> tuple[PlannedNode, Step]:
         node = _node(lab, wanted)
@@ -348,16 +392,23 @@ class Command(Kind):
 
 KINDS: dict[str, Kind] = {
     "crash": Crash(), "freeze": Freeze(), "unplug": Unplug(), "cut": Room(), "block": Room(), "command": Command(),
-    "skew": Skew(), "undo": Undo(), "duplicate": Duplicate(FAULTS / "duplicate.yaml"),
+    "skew": Skew(), "undo": Undo(), "impair": Impaired(), "duplicate": Duplicate(FAULTS / "duplicate.yaml"),
     **{name: InGuest(FAULTS / f"{name}.yaml") for name in ("stop", "kill", "hang", "fill")},
 }
 
 
-def _again(node: str, left: Sequence[Fault]) -> list[str]:
-    """Scripts that make sure that what is left on a node is still there."""
-    kinds = [(fault, KINDS[fault.kind]) for fault in left if fault.nodes == [node] and not fault.over]
-    return [kind.text(fault, kind.script.do, again=True) for fault, kind in kinds
-            if isinstance(kind, InGuest) and kind.script.lasts]
+def again_scripts(lab: Lab, node: str, in_force: Sequence[Fault]) -> list[str]:
+    """Scripts that make sure that what is broken inside a node is still so, whatever was started there meanwhile."""
+    scripts = []
+    for fault in in_force:
+        match KINDS[fault.kind]:
+            case InGuest() as kind if fault.nodes == [node] and not fault.over and kind.script.lasts:
+                scripts.append(kind.text(fault, kind.script.do, again=True))
+            case Impaired() as kind if fault.nodes == [node] and not fault.over:
+                scripts.append(kind.text(lab, fault, in_force))
+            case _:
+                pass
+    return scripts
 
 
 def unplugged(node: str, in_force: Sequence[Fault]) -> set[str]:

@@ -4,9 +4,12 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
+from pydantic import ValidationError
+
 from labctl.base.errors import LabError
 from labctl.base.suggest import did_you_mean
 from labctl.labs.journal import Wanted, drops
+from labctl.language.impair import FORMS, Impair
 from labctl.machines.filters import matches
 from labctl.plan.plan import Plan, PlannedNode
 
@@ -97,6 +100,28 @@ def kill(plan: Plan, node: str, program: str) -> Wanted:
 def hang(plan: Plan, node: str, program: str) -> Wanted:
     """All processes of a program stand still."""
     return _program("hang", plan, node, program)
+
+
+def impair(plan: Plan, node: str, network: str | None = None, *, only: bool = False, **values: str) -> Wanted:
+    """A line of a node, or all of its lines, is bad; `values` are those of `Impair`. With `only` it is no worse."""
+    networks = _networks(plan.node(node), network)
+    if not values:
+        raise LabError("Nothing was said that the line should suffer.",
+                       hint=f"Such as 'labctl fault impair {node} --delay 20ms'.")
+    try:
+        parsed = Impair.model_validate(values)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        context = detail.get("ctx", {})
+        form = FORMS.get(str(context.get("pattern")))
+        key = ".".join(map(str, detail["loc"]))
+        said = f"'{detail['input']}' is not a {form}" if form else str(context.get("error", detail["msg"]))
+        raise LabError(f"{f'--{key}: ' if key else ''}{said}.",
+                       hint="'labctl fault impair -h' shows what a line can suffer.") from None
+    what = [f"impair {node}:{network}" if network else f"impair {node}",
+            *(f"--{key} {value}" for key, value in parsed if value is not None), *(["--only"] if only else [])]
+    return Wanted(kind="impair", what=" ".join(what), nodes=[node],
+                  options={"networks": networks, "impair": parsed.model_dump(exclude_unset=True), "only": only})
 
 
 def fill(plan: Plan, node: str) -> Wanted:
