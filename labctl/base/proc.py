@@ -48,9 +48,15 @@ def ours(matches: Callable[[list[str]], bool]) -> list[Process]:
 
 
 def end(processes: Callable[[], list[Process]], seconds: float) -> list[Process]:
-    """Kill what `processes` returns until it returns none; returns those still left after so many seconds."""
+    """Kill what `processes` returns until it returns none; returns those still left after so many seconds.
+
+    A process that ends loses its arguments first, by which it is found. Process 1 of a namespace then still waits for
+    all others there to be gone.
+    """
     deadline = Deadline(seconds)
-    while (left := processes()) and not deadline.expired:
+    known: list[Process] = []
+    while (left := [process for process in {*known, *processes()} if process.runs]) and not deadline.expired:
+        known = left
         for process in left:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)

@@ -168,7 +168,7 @@ def test_the_next_start_is_warm_unless_something_is_different(labctl: Labctl, ti
     assert identity(labctl, "web") != second
     assert "nothing to remove" in labctl("gc", "--older-than", "0").err, "the lab that is up needs it"
     labctl("down")
-    assert "Forgotten: tiny" in labctl("gc", "--older-than", "0").err
+    assert "Removed: the configured checkpoint of 'tiny'." in labctl("gc", "--older-than", "0").err
     assert labctl.leftovers() == []
 
 

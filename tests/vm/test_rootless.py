@@ -95,5 +95,5 @@ def test_an_ordinary_user(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     assert addresses
     assert not {*addresses} & {*sockets}, "a restored node was logged in to"
     after = result.stdout.partition(" failed\n")[2]
-    assert "qemu" not in after, "a machine is left"
+    assert "qemu" not in after, f"a machine is left: {after}"
     assert "libvirtd" not in after, "a room is left"
