@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from enum import StrEnum
 from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from labctl.base.errors import LabError
 from labctl.base.machine import install
 from labctl.base.text import counted
 from labctl.base.wait import Deadline
-from labctl.cli.common import Panel, command, err, must_be_open, out, point_names
+from labctl.cli.common import Panel, command, err, lab_names, must_be_open, out, point_names
 from labctl.labs import targets
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from labctl.observe.capture import Capture, Captured
 
 _STDOUT = "-"
+
+
+class TraceForm(StrEnum):
+    """How the way of a request is printed."""
+
+    text = "text"
+    json = "json"
 
 
 @command(Panel.packets, "labctl capture", "labctl capture lvs rs1 --vip", "labctl capture lan --arp --for 10",
@@ -76,6 +84,49 @@ def capture(
          + (f" {running.dropped} more came too fast." if running.dropped else ""))
 
 
+@command(Panel.packets, "labctl trace", "labctl trace http://10.10.10.100/", "labctl trace lvs-dr --svg way.svg",
+         "labctl trace multi-tier http://www.demo2.com/ -o json")
+def trace(
+    words: Annotated[list[str] | None, typer.Argument(
+        metavar="[LAB] [URL]", help="A lab, if it is not the only one, and what to ask for: an address, a node or a "
+        "virtual host. The first service, if no URL is given.", autocompletion=lab_names, show_default=False)] = None,
+    output: Annotated[TraceForm, typer.Option("--output", "-o", help="How to print it.")] = TraceForm.text,
+    svg: Annotated[Path | None, typer.Option(
+        "--svg", metavar="FILE", help="Draw a sequence diagram.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
+) -> None:
+    """Send one request from the client, and show its way to whoever answers, and back: what each node does to it."""
+    from labctl.cli import way  # noqa: PLC0415 (these three load dpkt, which takes longer than most commands)
+    from labctl.observe import follow, sequence  # noqa: PLC0415
+
+    name, url = _lab_and_url(words or [])
+    found = targets.one_lab(name)
+    must_be_open(found)
+    if svg:
+        _must_be_free(svg, overwrite=overwrite)
+    with err.status("Following a request"):
+        traced = follow.trace(found, url)
+    if svg:
+        svg.write_text(sequence.svg(traced), encoding="utf-8")
+    if output is TraceForm.json:
+        typer.echo(traced.model_dump_json(indent=2))
+    else:
+        for text in way.lines(traced):
+            out.print(text, soft_wrap=True, markup=False)
+    raise typer.Exit(1 if traced.trouble else 0)
+
+
+def _lab_and_url(words: list[str]) -> tuple[str | None, str | None]:
+    """What is typed: a lab, a URL, or both. What looks like neither is a lab's name that does not exist."""
+    if len(words) > 2:
+        raise LabError(f"'{words[2]}' is too much: a request is to one URL.", hint="'labctl trace LAB URL' is all.")
+    if len(words) == 2:
+        return words[0], words[1]
+    if words and any(sign in words[0] for sign in ":/."):
+        return None, words[0]
+    return (words[0] if words else None), None
+
+
 def _take(running: "Capture", take: "Callable[[Captured], None]", interrupted: Callable[[], bool], count: float,
           deadline: Deadline) -> int:
     """Hand on frames until something ends it; returns how many there were."""
@@ -126,10 +177,14 @@ def _sink(found: "Lab", file: Path | None, names: list[str], *, overwrite: bool,
                            hint="'labctl capture -w - | tshark -r -' has them read by a program.")
         yield _flushed(sys.stdout.buffer, capturing.pcapng(sys.stdout.buffer, names))
     else:
-        if file.is_file() and not overwrite:
-            raise LabError(f"'{file}' is there already.", hint="'--overwrite' replaces it.")
+        _must_be_free(file, overwrite=overwrite)
         with file.open("wb") as opened:
             yield capturing.pcapng(opened, names)
+
+
+def _must_be_free(file: Path, *, overwrite: bool) -> None:
+    if file.is_file() and not overwrite:
+        raise LabError(f"'{file}' is there already.", hint="'--overwrite' replaces it.")
 
 
 def _flushed(pipe: IO[bytes], write: "Callable[[Captured], None]") -> "Callable[[Captured], None]":

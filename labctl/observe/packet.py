@@ -126,10 +126,11 @@ def says(packet: Packet, names: Mapping[str, str]) -> str:
     ports = packet.protocol in ("tcp", "udp")
     source = f"{packet.source}:{packet.source_port}" if ports else f"{packet.source}"
     target = f"{packet.target}:{packet.target_port}" if ports else f"{packet.target}"
-    return f"{around}{source} > {target} {_what(packet)}"
+    return f"{around}{source} > {target} {summary(packet)}"
 
 
-def _what(packet: Packet) -> str:
+def summary(packet: Packet) -> str:
+    """What a packet of IP carries, in a few words."""
     match packet.protocol:
         case "tcp":
             return request_line(packet.payload) or " ".join([
