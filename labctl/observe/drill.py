@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from labctl.base.errors import LabError
@@ -13,6 +14,7 @@ from labctl.observe import breaking, promises
 from labctl.observe.course import Course
 from labctl.observe.events import has_now
 from labctl.observe.faults import wanted
+from labctl.observe.faults.faults import Faults
 from labctl.observe.live import Witnesses
 from labctl.observe.observer import Observer
 from labctl.observe.outage import TIMEOUT_SECONDS
@@ -31,7 +33,7 @@ def run(lab: Lab, faults: Sequence[Wanted], rate: float, say: Say, ends: Callabl
     """Have a drill with each fault, one after the other; `ends` is told of each.
 
     Raises LabError where somebody else tests or changes the lab, and where it does not serve to begin with. If it is
-    interrupted, what is broken is put back at once, as far as that takes no time.
+    interrupted, what it has broken heals first.
     """
     with under_test(lab.name):
         there = Observer(lab).faults
@@ -40,8 +42,18 @@ def run(lab: Lab, faults: Sequence[Wanted], rate: float, say: Say, ends: Callabl
             for what in faults:
                 ends(_drill(lab, what, rate, say))
         except KeyboardInterrupt:
-            there.hurry(say)
+            _put_back(there, say)
             raise
+
+
+def _put_back(there: Faults, say: Say) -> None:
+    """Heal what a drill has broken. A node that was switched off boots, and nobody waits for it."""
+    for what in there.in_force():
+        if what.by == "check" and what.kind != "crash":
+            say(f"{what.what} heals.")
+            with suppress(LabError):  # What is left is told of below.
+                there.heal(what)
+    there.hurry(say)
 
 
 def _drill(lab: Lab, what: Wanted, rate: float, say: Say) -> Course:

@@ -20,7 +20,7 @@ _DULL_SECONDS, _EDGE_SECONDS, _BREAK_SECONDS = 6.0, 1.5, 1.2
 _NEAR_SECONDS = 0.3
 """A node says that it takes an address shortly before it has it."""
 _STEPS = (0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
-_TICK_PIXELS = 46
+_TICK_PIXELS, _CLEAR_PIXELS = 46, 14
 _MOST_SERVERS = 10
 
 _COLOURS = 6
@@ -79,8 +79,9 @@ class _Scale:
 
     def __init__(self, start: float, end: float, moments: Sequence[float]) -> None:
         stops = sorted({start, end, *(moment for moment in moments if start < moment < end)})
+        dull = max(_DULL_SECONDS, (end - start) / 8)
         self.breaks = [(one + _EDGE_SECONDS, other - _EDGE_SECONDS) for one, other in pairwise(stops)
-                       if other - one > _DULL_SECONDS]
+                       if other - one > dull]
         self.start, self.end = start, end
         self.per_second = (WIDTH - _LEFT - _RIGHT) / self._shown(end)
 
@@ -95,11 +96,13 @@ class _Scale:
         return _LEFT + self.per_second * self._shown(min(max(moment, self.start), self.end))
 
     def ticks(self) -> Iterator[float]:
-        """Round moments, where the axis is not broken."""
+        """Round moments, away from where the axis is broken."""
         step = next((step for step in _STEPS if step * self.per_second >= _TICK_PIXELS), _STEPS[-1])
         for number in range(int(self.start / step) - 1, int(self.end / step) + 2):
             moment = number * step
-            if self.start <= moment <= self.end and not any(begin < moment < end for begin, end in self.breaks):
+            x = self(moment)
+            if self.start <= moment <= self.end and not any(
+                    self(begin) - _CLEAR_PIXELS < x < self(end) + _CLEAR_PIXELS for begin, end in self.breaks):
                 yield moment
 
 
@@ -160,10 +163,10 @@ def _panel(course: Course) -> _Panel:
     y = top + len(servers) * _LANE
     panel.text(_LEFT - 12, y + 15, f"lost: {len(timeline.lost)}", "", "end")
     panel.ticks([request.began for request in timeline.lost], y + 4, _BAR, "tick bad")
-    panel.text(_LEFT - 12, middle + _SPACE - 8, f"who has {course.address}", "faint", "start")
     for number, node in enumerate(holders):
         _node(panel, course, node, f"c{(len(servers) + number) % _COLOURS}", middle + _SPACE + number * _LANE)
     _breaks(panel, top - 4, bottom)
+    panel.text(24, middle + _SPACE - 8, f"who has {course.address}", "faint")
     _measure(panel, course, bottom)
     panel.height = bottom + _FOOT + _SPACE
     return panel
