@@ -19,7 +19,6 @@ from labctl.labs.lab import Lab
 if TYPE_CHECKING:
     from labctl.observe.course import Course
 
-RATE = 20
 _LOOK_SECONDS, _WINDOW_SECONDS = 0.5, 70
 """How often somebody who watches sees something new, and what of the past."""
 _MOST_RATE = 100
@@ -44,7 +43,7 @@ def drill(
         show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every fault for which the topology promises something.")] = False,
     times: Annotated[int, typer.Option("--times", min=1, max=1000, help="Do it so often.")] = 1,
-    rate: RateOption = RATE,
+    rate: RateOption = 20,
     output: Annotated[Form, typer.Option(
         "--output", "-o", help="How to print it: 'jsonl' as it comes, an object per line.")] = Form.table,
     svg: Annotated[Path | None, typer.Option(
@@ -85,7 +84,7 @@ def drill(
 @command(Panel.faults, "labctl watch", "labctl watch lvs-dr-keepalived --for 60 -o jsonl")
 def watch(
     name: LabArgument = None,
-    rate: RateOption = RATE,
+    rate: RateOption = 20,
     seconds: Annotated[float | None, typer.Option(
         "--for", metavar="SECONDS", min=1, help="Stop after so long.", show_default=False)] = None,
     output: Annotated[Events, typer.Option("--output", "-o", help="'jsonl' prints an object per line.")] = Events.text,

@@ -19,11 +19,9 @@ from labctl.observe.live import Witnesses
 from labctl.observe.observer import Observer
 from labctl.observe.outage import TIMEOUT_SECONDS
 from labctl.observe.promises import Promise, Slack, promise
-from labctl.observe.verdict import Measured, Verdict
+from labctl.observe.verdict import CheckFailed, Measured, Verdict
 from labctl.plan.plan import Plan
 
-_CALM_SECONDS = 2
-"""Before something is broken, and after the last request was lost, so long all requests have to be answered."""
 _OFF = ("crash", "freeze")
 
 Say = Callable[[str], None]
@@ -41,6 +39,8 @@ def run(lab: Lab, faults: Sequence[Wanted], rate: float, say: Say, ends: Callabl
             there.mend(say)
             for what in faults:
                 ends(_drill(lab, what, rate, say))
+        except CheckFailed as problem:
+            raise LabError(problem.message, hint="'labctl test' finds out what is wrong.") from None
         except KeyboardInterrupt:
             _put_back(there, say)
             raise
@@ -61,9 +61,7 @@ def _drill(lab: Lab, what: Wanted, rate: float, say: Say) -> Course:
     frontend = frontend_for(lab.plan, what)
     more = promises.slack(lab)
     witnesses = Witnesses(observer, frontend, rate)
-    with witnesses.listening():
-        start = time.monotonic()
-        _must_be_calm(witnesses, frontend, lab.patience)
+    with witnesses.serving():
         holder = _holder(witnesses, frontend)
         promised = promise(lab.plan, frontend, what, holder, more)
         say(f"{what.what}: {_told(promised)}")
@@ -77,13 +75,14 @@ def _drill(lab: Lab, what: Wanted, rate: float, say: Say) -> Course:
         expected = _expected(frontend, what, holder, witnesses)
         _return(witnesses, frontend, expected, promised, what, lab.patience)
         end = time.monotonic()
+        timeline = witnesses.timeline(zero)
         course = Course(
             lab=lab.name, fault=what.what, node=what.nodes[0], off=what.kind in _OFF, address=frontend.address,
             port=frontend.port, rate=rate, began=began.isoformat(timespec="milliseconds"), promise=promised,
             error=round(witnesses.error, 4),
             **{name: round(moment - zero, 3) for name, moment in (
-                ("start", start), ("done", done), ("heal", heal), ("healed", healed), ("end", end))},
-            requests=tuple(witnesses.timeline(zero).every), events=tuple(witnesses.events(zero)))
+                ("done", done), ("heal", heal), ("healed", healed), ("end", end))},
+            start=timeline.requests[0].began, requests=tuple(timeline.every), events=tuple(witnesses.events(zero)))
     return course.model_copy(update={"verdicts": tuple(judge(course, frontend, expected, more))})
 
 
@@ -93,22 +92,6 @@ def frontend_for(plan: Plan, what: Wanted) -> Frontend:
     if not frontends:
         raise LabError(f"The lab '{plan.lab}' has no address that clients use, so nothing can be seen of a fault.")
     return next((frontend for frontend in frontends if set(what.nodes) & set(frontend.holders)), frontends[0])
-
-
-def _must_be_calm(witnesses: Witnesses, frontend: Frontend, patience: float) -> None:
-    if not _calm(witnesses, Deadline(10 * patience)):
-        raise LabError(f"{frontend.address} does not answer every request, and nothing is broken yet.",
-                       hint="'labctl test' finds out what is wrong.")
-
-
-def _calm(witnesses: Witnesses, deadline: Deadline) -> bool:
-    """Wait until all requests are answered; how long ago those have to have begun, nobody can know earlier."""
-    def calm() -> bool:
-        last = time.monotonic() - TIMEOUT_SECONDS
-        return last - _CALM_SECONDS > begun and witnesses.timeline().quiet(last - _CALM_SECONDS, last)
-
-    begun = time.monotonic() - TIMEOUT_SECONDS
-    return until(calm, deadline)
 
 
 def _holder(witnesses: Witnesses, frontend: Frontend) -> str:
@@ -133,7 +116,7 @@ def _rest(witnesses: Witnesses, frontend: Frontend, promised: Promise | None) ->
     least = frontend.failover.crash_seconds if frontend.failover else 0
     most = 2 * promised.allowed if promised else 2 * least
     begun = time.monotonic()
-    _calm(witnesses, Deadline(max(most, least) + 2 * TIMEOUT_SECONDS + _CALM_SECONDS))
+    witnesses.calm(Deadline(max(most, least) + 3 * TIMEOUT_SECONDS))
     until(lambda: time.monotonic() - begun >= least, Deadline(least))
 
 
@@ -157,7 +140,7 @@ def _return(witnesses: Witnesses, frontend: Frontend, expected: str, promised: P
     back = time.monotonic()
     seconds = (promised.seconds if promised else 0) + 10 * patience
     until(as_it_was, Deadline(seconds))
-    _calm(witnesses, Deadline(seconds))
+    witnesses.calm(Deadline(seconds))
 
 
 def _told(promised: Promise | None) -> str:

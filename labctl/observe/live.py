@@ -3,10 +3,12 @@
 import threading
 import time
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from math import inf
+
+from typing_extensions import override
 
 from labctl.base.errors import LabError
 from labctl.base.process import Dialogue, dialogue
@@ -16,6 +18,7 @@ from labctl.observe.clock import Clock
 from labctl.observe.events import FOUND, LOST, Event, Heard, events
 from labctl.observe.observer import Observer
 from labctl.observe.outage import TIMEOUT_SECONDS, Timeline, requests
+from labctl.observe.verdict import CheckFailed
 
 _FIRST_QUESTIONS, _QUESTION_SECONDS = 6, 5
 """How often a node is asked for the time at first, and how many seconds pass between two questions later."""
@@ -23,6 +26,9 @@ _AGAIN_SECONDS = 3
 """After which a connection that ended is tried again."""
 _BEGIN_SECONDS = 20
 """For a program to begin to tell; several times that under emulation."""
+_CALM_SECONDS = 2
+RATE = 20
+"""Requests per second, if nobody says otherwise"""
 _MOST_LINES = 500_000
 
 
@@ -82,47 +88,75 @@ class Stream:
                         self.lines.append((heard, FOUND))
 
 
-class Witnesses:
-    """The client's requests to an address, and what happens meanwhile on the nodes that may hold or balance it."""
+class Asking:
+    """The client's requests to an address, at a steady rate."""
 
     def __init__(self, observer: Observer, frontend: Frontend, rate: float) -> None:
         """`rate` is in requests per second."""
         self.frontend = frontend
-        self.rate = rate
         self._observer = observer
-        self._names = {interface.address: node.name for node in observer.plan.nodes for interface in node.interfaces}
         self._asker = self._stream(observer.client_node.name, "requests", frontend.address, frontend.port,
                                    frontend.host or frontend.address, rate, TIMEOUT_SECONDS, observer.fresh_ports(1))
-        unit = [frontend.failover.unit] if frontend.failover else []
-        directors = {node for service in observer.plan.topology.services.values() if isinstance(service, Ipvs)
-                     and frontend.address in service.vips for node in service.directors.nodes}
-        self._others = [self._stream(node, "changes", frontend.address, "table" if node in directors else "-", *unit)
-                        for node in dict.fromkeys([*frontend.holders, *sorted(directors)])]
 
     def _stream(self, node: str, *words: object) -> Stream:
         return Stream(node, self._observer.lab.ssh.command(node, f"exec {self._observer.python('witness', *words)}"))
 
     @property
-    def _all(self) -> Sequence[Stream]:
-        return [self._asker, *self._others]
+    def _streams(self) -> Sequence[Stream]:
+        return [self._asker]
 
     @property
     def error(self) -> float:
         """By how many seconds the times of different nodes may be wrong against each other, at most."""
-        return max(stream.clock.error for stream in self._all)
+        return max(stream.clock.error for stream in self._streams)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen for the length of the block. Raises LabError where nothing is heard."""
         with ExitStack() as ends:
-            for stream in self._all:
+            for stream in self._streams:
                 stream.begin()
                 ends.callback(stream.end)
             seconds = _BEGIN_SECONDS * self._observer.lab.patience
-            if not until(lambda: all(stream.lines for stream in self._all), Deadline(seconds), 0.1):
-                silent = next(stream.node for stream in self._all if not stream.lines)
+            if not until(lambda: all(stream.lines for stream in self._streams), Deadline(seconds), 0.1):
+                silent = next(stream.node for stream in self._streams if not stream.lines)
                 raise LabError(f"'{silent}' does not begin to tell what it sees within {seconds:.0f} s.")
             yield
+
+    @contextmanager
+    def serving(self) -> Iterator[Callable[[], float]]:
+        """Listen for the length of the block, which begins when every request is answered.
+
+        The yielded function waits until that is so again, and returns the longest time without an answer, in seconds.
+        Raises CheckFailed if nobody answers to begin with, LabError if the answers come too late to tell an outage.
+        """
+        patience = self._observer.lab.patience
+        with self.listening():
+            if not self.calm(Deadline(10 * patience)):
+                address, port = self.frontend.address, self.frontend.port
+                answers = self._observer.sample(address, port, 2, host=self.frontend.host)
+                if answers and all(answer.status == 200 for answer in answers):
+                    raise LabError(f"{address} answers too slowly for an outage to be measured: the machine that the "
+                                   "lab runs on is too busy.")
+                raise CheckFailed(f"The VIP {address} did not answer before anything was broken.")
+            zero = time.monotonic()
+
+            def away() -> float:
+                self.calm(Deadline(5 * patience + TIMEOUT_SECONDS))
+                timeline = self.timeline(zero)
+                silence = timeline.silence(0, timeline.end)
+                return silence.seconds if silence else timeline.end
+
+            yield away
+
+    def calm(self, deadline: Deadline) -> bool:
+        """Wait until all requests of two seconds from now on are answered; whether they are, one may know that late."""
+        def is_calm() -> bool:
+            last = time.monotonic() - TIMEOUT_SECONDS
+            return last - _CALM_SECONDS > begun and self.timeline().quiet(last - _CALM_SECONDS, last)
+
+        begun = time.monotonic() - TIMEOUT_SECONDS
+        return until(is_calm, deadline)
 
     def timeline(self, zero: float = 0.0, seconds: float = inf) -> Timeline:
         """The requests until now; times from `zero` of our monotonic clock on.
@@ -134,6 +168,25 @@ class Witnesses:
         while first and " answered " not in lines[first - 1][1]:
             first -= 1
         return Timeline(requests(lines[max(0, first - 1):], self._asker.clock, zero), time.monotonic() - zero)
+
+
+class Witnesses(Asking):
+    """The same, and what happens meanwhile on the nodes that may hold the address or balance what it gets."""
+
+    def __init__(self, observer: Observer, frontend: Frontend, rate: float) -> None:
+        """See the base class."""
+        super().__init__(observer, frontend, rate)
+        self._names = {interface.address: node.name for node in observer.plan.nodes for interface in node.interfaces}
+        unit = [frontend.failover.unit] if frontend.failover else []
+        directors = {node for service in observer.plan.topology.services.values() if isinstance(service, Ipvs)
+                     and frontend.address in service.vips for node in service.directors.nodes}
+        self._others = [self._stream(node, "changes", frontend.address, "table" if node in directors else "-", *unit)
+                        for node in dict.fromkeys([*frontend.holders, *sorted(directors)])]
+
+    @property
+    @override
+    def _streams(self) -> Sequence[Stream]:
+        return [self._asker, *self._others]
 
     def events(self, zero: float = 0.0) -> list[Event]:
         """What has happened until now on the other nodes."""

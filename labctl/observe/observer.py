@@ -19,7 +19,7 @@ from labctl.language.services import Frontend, Ipvs, Service
 from labctl.observe import hosts
 from labctl.observe.faults.faults import Faults
 from labctl.observe.verdict import CheckFailed
-from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, longest_gap, mac_to_node
+from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, mac_to_node
 from labctl.plan.plan import PlannedNode
 from labctl.plan.steps import Step
 
@@ -31,8 +31,6 @@ REQUEST_SECONDS = 2.5
 """For one request; long enough for a SYN that is lost and repeated after 1 s."""
 _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
 """Local ports below the range from which the kernel chooses (32768 and above); they repeat after eleven minutes."""
-_PROBE = "/tmp/labctl-probe"
-"""The file that a probe writes to; also an argument of the probe, by which it is found."""
 _HELD = "/tmp/labctl-held"
 """The file with the ids of processes that hold connections open."""
 _HEARD = "/tmp/labctl-heard"
@@ -87,14 +85,10 @@ class Observer:
         address.
         """
         first = self.fresh_ports(count)
-        asking = self._asker("sample", address, port, host, REQUEST_SECONDS, source or "", first, count)
+        asking = self.python("asker", address, port, host or address, REQUEST_SECONDS, source or "", first, count)
         lines = self.says(start or self.client_node.name, asking).splitlines()
         answers = [line.partition(" ") for line in lines]
         return [Answer(int(status), page.encode().decode("unicode_escape").strip()) for status, _, page in answers]
-
-    def _asker(self, verb: str, address: IPv4Address, port: int, host: str | None, *more: object) -> str:
-        """The command that runs the asker on a node."""
-        return self.python("asker", verb, address, port, host or address, *more)
 
     def python(self, program: str, *arguments: object) -> str:
         """The command that runs one of the programs in `guest` with a node's Python."""
@@ -236,35 +230,6 @@ class Observer:
                   f"for i in $(seq 100); do grep -q listening {_HEARD}.err && exit; sleep 0.2; done; exit 1")
         with self.faults.command(node, listen, f"kill $(cat {_HEARD}.pid); rm -f {_HEARD}*"):
             yield lambda: self.says(node, f"cat {_HEARD}")
-
-    # ---- Time without service -----------------------------------------------------------------------------------
-
-    @contextmanager
-    def probing(self, frontend: Frontend) -> Iterator[Callable[[], list[tuple[float, bool]]]]:
-        """Keep sending requests from the client; the yielded function returns each one's start and success so far."""
-        asking = self._asker("probe", frontend.address, frontend.port, frontend.host, _PROBE)
-
-        def so_far() -> list[tuple[float, bool]]:
-            lines = self.client.run("cat %s", _PROBE).stdout.splitlines()
-            return sorted((float(began), status == "200") for began, status in map(str.split, lines))
-
-        def settled() -> bool:
-            return sum(good for _, good in so_far()) >= 5
-
-        with self.faults.command(self.client_node.name, f"nohup {asking} >{_PROBE} 2>&1 </dev/null &",
-                                 f"pkill -f {_PROBE}; rm -f {_PROBE}"):
-            if not until(settled, Deadline(10 * self.lab.patience)):
-                answers = self.sample(frontend.address, frontend.port, 2, host=frontend.host)
-                if answers and all(answer.status == 200 for answer in answers):
-                    raise LabError(f"{frontend.address} answers too slowly for an outage to be measured: the machine "
-                                   "that the lab runs on is too busy.")
-                raise CheckFailed(f"The VIP {frontend.address} did not answer before anything was broken.")
-            yield so_far
-
-    def gap_until_it_serves(self, probes: Callable[[], list[tuple[float, bool]]]) -> float:
-        """Wait until five requests in a row have succeeded, and return the seconds without service."""
-        until(lambda: all(good for _, good in probes()[-5:]), Deadline(5 * self.lab.patience))
-        return longest_gap(probes())
 
     # ---- Whom to suspect -----------------------------------------------------------------------------------------
 

@@ -103,22 +103,6 @@ def connections(listing: str) -> list[Connection]:
             for row in _CONNECTION.finditer(listing)]
 
 
-def longest_gap(probes: Sequence[tuple[float, bool]]) -> float:
-    """The longest time, in seconds, from the last success before a failure to the next success, or to the last probe.
-
-    0 if no probe failed.
-    """
-    longest, last_good, failing = 0.0, probes[0][0], False
-    for moment, good in probes:
-        if good:
-            if failing:
-                longest = max(longest, moment - last_good)
-            last_good, failing = moment, False
-        else:
-            failing = True
-    return max(longest, probes[-1][0] - last_good) if failing else longest
-
-
 def mac_to_node(nodes: Iterable[PlannedNode]) -> dict[str, str]:
     """The node of each interface's MAC address."""
     return {interface.mac: node.name for node in nodes for interface in node.interfaces}

@@ -6,18 +6,14 @@ from contextlib import ExitStack, nullcontext
 
 from labctl.base.text import these
 from labctl.base.wait import Deadline, until
-from labctl.labs.readiness import crowd
 from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
 from labctl.language.services.vrrp import router_ids
+from labctl.observe.live import RATE, Asking
 from labctl.observe.observer import LOOK_SECONDS, Observer
+from labctl.observe.promises import slack
 from labctl.observe.verdict import Measure
 from labctl.observe.web import units_of
 from labctl.plan.plan import Plan
-
-_NOTICED_SECONDS = {"kvm": 2, "tcg": 6}
-"""Beside the election's own time: the address and its ARP announcement, and the client's next request. More where
-nodes have to share processors."""
-
 
 _FAREWELL = "prio 0,"
 """What tcpdump prints of the advertisement by which keepalived leaves (RFC 3768, 5.3.4). It is heard or not, whatever a
@@ -32,8 +28,7 @@ def _frontend(name: str, plan: Plan) -> tuple[Frontend, Failover]:
 
 def _seconds(election: float, failover: Failover, observer: Observer) -> float:
     """How many seconds the service may be away."""
-    noticed = _NOTICED_SECONDS[observer.lab.record.accel] * crowd(len(observer.plan.nodes))
-    return election + failover.work_seconds * observer.lab.patience + noticed
+    return slack(observer.lab).seconds(election, failover)
 
 
 def _steps(node: str, failover: Failover) -> list[tuple[str, str]]:
@@ -49,10 +44,11 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     address = plan.node(holder).interface_to(frontend.address).address
     listening = observer.hearing(other, frontend.address, f"ip proto 112 and src host {address}")
     elects = failover.unit == "keepalived"
-    with (listening if elects else nullcontext(lambda: _FAREWELL) as heard, observer.probing(frontend) as probes,
+    with (listening if elects else nullcontext(lambda: _FAREWELL) as heard,
+          Asking(observer, frontend, RATE).serving() as away,
           observer.faults.stop(holder, failover.unit)):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-        gap = observer.gap_until_it_serves(probes)
+        gap = away()
         if _FAREWELL not in heard():
             observer.blame(f"'{holder}' was stopped and did not tell '{other}', which then waits as after a crash.",
                            *_steps(holder, failover))
@@ -68,9 +64,9 @@ def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) 
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.crash_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
-    with observer.probing(frontend) as probes, observer.faults.crash(holder):
+    with Asking(observer, frontend, RATE).serving() as away, observer.faults.crash(holder):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
-        gap = observer.gap_until_it_serves(probes)
+        gap = away()
     measure(gap, "s", allowed)
     if gap > allowed:
         observer.blame(f"After the crash of '{holder}' nobody served for {gap:.1f} s; {allowed:.1f} s are allowed.",

@@ -43,7 +43,7 @@ def server() -> Iterator[int]:
 
 
 def sample(port: int, host: str, seconds: float, count: int, first: int) -> list[tuple[int, str]]:
-    words = [sys.executable, ASKER, "sample", "127.0.0.1", port, host, seconds, "", first, count]
+    words = [sys.executable, ASKER, "127.0.0.1", port, host, seconds, "", first, count]
     lines = subprocess.run(map(str, words), check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
     answers = [line.partition(" ") for line in lines]
     return [(int(status), page.encode().decode("unicode_escape")) for status, _, page in answers]
@@ -60,19 +60,3 @@ def test_what_is_refused_has_a_status(server: int) -> None:
 def test_after_three_silences_none_is_asked_any_more(server: int) -> None:
     assert sample(server, "silent", 0.1, 5, 21200) == [(0, "")] * 3
     assert sample(1, "web", 5, 5, 21300) == [(0, "")] * 3
-
-
-def probes(port: int, host: str) -> list[str]:
-    words = [sys.executable, ASKER, "probe", "127.0.0.1", str(port), host]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        lines = [process.stdout.readline().split() for _ in range(4)]
-        process.kill()
-    assert all(0 <= time.time() - float(began) < 60 for began, _ in lines)
-    return [status for _, status in lines]
-
-
-def test_probes_tell_an_answer_from_none_and_from_one_that_is_late(server: int) -> None:
-    assert probes(server, "web") == ["200"] * 4
-    assert probes(1, "web") == ["0"] * 4
-    assert probes(server, "silent") == ["0"] * 4

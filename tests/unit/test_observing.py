@@ -13,7 +13,7 @@ from samples import HAPROXY, NAT, plan_of
 from labctl.observe.balancing import choices, is_rotation, rotation, until_the_next
 from labctl.observe.observer import Observer
 from labctl.observe.web import must_be_well
-from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, longest_gap, mac_to_node, told
+from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, mac_to_node, told
 
 if TYPE_CHECKING:
     from labctl.labs.lab import Lab
@@ -200,22 +200,6 @@ def test_a_page_names_who_answered_and_then_who_was_asked() -> None:
     assert Answer(200, "lb1\nrs2").names == ["lb1", "rs2"]
     assert Answer(200, "rs2").server == "rs2"
     assert Answer(0, "").server == ""
-
-
-@pytest.mark.parametrize(("probes", "seconds"), [
-    ("1 1 1 1", 0),
-    ("1 0 1", 2),
-    ("1 1 0 0 0 1 1", 4),
-    ("1 0 1 0 0 1 0 1", 3),
-    ("0 0 1", 2),
-    ("1", 0),
-])
-def test_the_longest_gap_is_from_the_last_success_to_the_next(probes: str, seconds: float) -> None:
-    assert longest_gap([(100.0 + at, good == "1") for at, good in enumerate(probes.split())]) == seconds
-
-
-def test_time_that_passes_between_successes_is_no_gap() -> None:
-    assert longest_gap([(0.0, True), (60.0, True), (60.5, False), (61.0, True)]) == 1.0
 
 
 def test_a_mac_address_is_that_of_a_node() -> None:

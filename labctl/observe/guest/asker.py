@@ -5,15 +5,10 @@ unnoticed, and other traffic could disturb a rotation in between. For the same r
 """
 
 import _socket
-import os
 import sys
-import time
 
-PROBES_PER_SECOND = 5
-PROBE_SECONDS = 0.9
-"""Less than the 1 s after which the kernel repeats a lost SYN, so that a request cannot outlast an outage."""
 SILENCE = 3
-"""After this many requests in a row without an answer, `sample` gives up."""
+"""After this many requests in a row without an answer, it gives up."""
 
 
 def ask(target, host, seconds, source=("", 0)):
@@ -49,26 +44,6 @@ def sample(target, host, seconds, source, first_port, count):
             break
 
 
-def probe(target, host):
-    """Keep making requests without waiting for earlier ones; prints the time at the start of each, and its status."""
-    import threading  # noqa: PLC0415 (only this verb needs it)
-
-    def one():
-        began = time.time()
-        status, _ = ask(target, host, PROBE_SECONDS)
-        if time.time() - began > PROBE_SECONDS:
-            status = 0
-        os.write(1, "{:.3f} {}\n".format(began, status).encode())
-
-    while True:
-        threading.Thread(target=one).start()
-        time.sleep(1.0 / PROBES_PER_SECOND)
-
-
 if __name__ == "__main__":
-    verb, address, target_port, host_header = sys.argv[1:5]
-    if verb == "sample":
-        sample((address, int(target_port)), host_header, float(sys.argv[5]), sys.argv[6], int(sys.argv[7]),
-               int(sys.argv[8]))
-    else:
-        probe((address, int(target_port)), host_header)
+    address, target_port, host_header, patience, own_address, port, requests = sys.argv[1:]
+    sample((address, int(target_port)), host_header, float(patience), own_address, int(port), int(requests))
