@@ -76,13 +76,16 @@ def _drill(lab: Lab, what: Wanted, rate: float, say: Say) -> Course:
         _return(witnesses, frontend, expected, promised, what, lab.patience)
         end = time.monotonic()
         timeline = witnesses.timeline(zero)
+        start = timeline.requests[0].began
         course = Course(
             lab=lab.name, fault=what.what, node=what.nodes[0], off=what.kind in _OFF, address=frontend.address,
             port=frontend.port, rate=rate, began=began.isoformat(timespec="milliseconds"), promise=promised,
             error=round(witnesses.error, 4),
             **{name: round(moment - zero, 3) for name, moment in (
                 ("done", done), ("heal", heal), ("healed", healed), ("end", end))},
-            start=timeline.requests[0].began, requests=tuple(timeline.every), events=tuple(witnesses.events(zero)))
+            start=start, requests=tuple(timeline.every),
+            events=tuple(event for event in witnesses.events(zero)
+                         if event.kind in ("vip", "node") or event.at > start))
     return course.model_copy(update={"verdicts": tuple(judge(course, frontend, expected, more))})
 
 

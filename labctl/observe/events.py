@@ -25,6 +25,7 @@ _HEARTBEAT = (
 _ROW = re.compile(r"(?P<service>\w+:[0-9A-F:]+)>(?P<address>[0-9A-F]{8}):(?P<port>[0-9A-F]{4})=(?P<weight>\d{1,10})")
 TAKES = ("is MASTER", "takes the address")
 """What a node says before it has the address"""
+_SAME_SECONDS = 0.2
 LOST, FOUND = "lost", "found"
 """What is noted of the connection to a node in place of a line of it."""
 
@@ -85,7 +86,18 @@ def events(node: str, lines: Iterable[Heard], clock: Clock, zero: float,
                     table = rows
         except ValueError:
             continue
-    return sorted(found, key=lambda event: event.at)
+    return _once(found)
+
+
+def _once(found: Iterable[Event]) -> list[Event]:
+    """Events in order, without those that were told again over another connection."""
+    told: dict[str, float] = {}
+    events = []
+    for event in sorted(found, key=lambda event: event.at):
+        if event.kind in ("vip", "node") or event.at - told.get(event.text, float("-inf")) > _SAME_SECONDS:
+            events.append(event)
+        told[event.text] = event.at
+    return events
 
 
 def _address(node: str, at: float, said: str) -> Event:
@@ -162,6 +174,7 @@ def holdings(events: Iterable[Event], address: IPv4Address, start: float, end: f
 
     def lose(node: str, at: float) -> None:
         began = since.pop(node, None)
+        took.pop(node, None)
         at = min([at, *(stretch.start for stretch in away if stretch.who == node and stretch.end > at
                         and began is not None and began < stretch.start)])
         if began is not None and at > began:

@@ -88,6 +88,19 @@ def test_an_address_that_a_node_says_twice_that_it_has_is_held_once() -> None:
     assert holdings([vip(0, "lvs-m", False)], VIP, -2, 5) == []
 
 
+def test_what_is_told_again_over_another_connection_happened_once() -> None:
+    again = log("(web) Entering MASTER STATE", 1.05)
+    assert told(log("(web) Entering MASTER STATE"), LOST, FOUND, again) == [
+        (1, "is MASTER"), (100, "answers no more"), (100, "answers")]
+
+
+def test_an_address_that_was_lost_is_not_held_since_it_was_taken_before() -> None:
+    seen = [Event(at=-9, node="lvs-m", kind="vrrp", text="is MASTER"), vip(-2, "lvs-m", True), gone(0.2, "lvs-m"),
+            vip(9, "lvs-m", True, late=True)]
+    assert holdings(seen, VIP, -2, 12) == [Stretch(who="lvs-m", start=-2, end=0.2),
+                                           Stretch(who="lvs-m", start=9, end=12)]
+
+
 def test_an_address_that_a_node_had_when_it_was_asked_is_held_since_it_said_so() -> None:
     seen = [vip(3, "lvs-m", True, late=True), Event(at=1.5, node="lvs-m", kind="vrrp", text="is MASTER")]
     assert holdings(seen, VIP, -2, 5) == [Stretch(who="lvs-m", start=1.5, end=5)]

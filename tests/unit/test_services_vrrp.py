@@ -314,5 +314,5 @@ def test_clients_find_the_address_at_the_first_choice_and_then_at_the_next(
     assert (str(frontend.address), frontend.port, frontend.holders) == (address, 80, holders)
     assert frontend.failover == (step and Failover(
         steps=(step,), unit="keepalived", messages="-p vrrp", crash_seconds=3 + 156 / 256, stop_seconds=156 / 256,
-        work_seconds=0, returns=returns))
+        work_seconds=0, returns=returns, watch_seconds=8 if service == "float" else None))
     assert frontend.together == tuple(map(IPv4Address, together))
