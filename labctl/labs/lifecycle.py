@@ -12,6 +12,7 @@ from labctl.base.progress import Progress
 from labctl.images import accel, store
 from labctl.images.store import Image
 from labctl.labs import leftovers, rewind
+from labctl.labs.journal import Journal
 from labctl.labs.lab import Lab, locked, names, open_lab
 from labctl.labs.record import Record, Unreadable, remains, save_plan
 from labctl.machines import keys, sockets
@@ -145,8 +146,10 @@ def _must_serve(lab: Lab) -> None:
         off = [f"{lab.name}/{name}" for name, state in lab.states().items() if state == "off"]
         start = f"'labctl start {off[0]}' switches it on; " if off else ""
         reset = f"'labctl reset {lab.name}' puts it back to how it was; " if Ability.save in lab.host.abilities else ""
+        broken = Journal(lab.directory).faults()
+        heal = f"'labctl heal --lab {lab.name} --all' puts back what is broken on purpose; " if broken else ""
         raise LabError(f"The lab '{lab.name}' is up, but it does not serve: {trouble}",
-                       hint=f"{start}{reset}'labctl down {lab.name}', then 'labctl up' makes it anew.")
+                       hint=f"{heal}{start}{reset}'labctl down {lab.name}', then 'labctl up' makes it anew.")
 
 
 def _boot(lab: Lab, image: Image, progress: Progress, limit: float | None) -> None:

@@ -8,6 +8,7 @@ from labctl.base.errors import GateError, LabError, Unreachable
 from labctl.base.progress import Progress
 from labctl.base.wait import Deadline, until
 from labctl.labs import readiness
+from labctl.labs.journal import Journal
 from labctl.labs.lab import Lab, locked
 from labctl.plan.plan import PlannedNode
 
@@ -129,11 +130,13 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
 
 
 def _missing(lab: Lab, states: Mapping[str, str]) -> str:
-    """A sentence about nodes and steps that are missing from a lab; empty if it is complete."""
+    """A sentence about what is missing from a lab or broken on purpose in it; empty if it is complete."""
     applied = lab.applied(states)
     lacking = [f"'{name}' is {state}" for name, state in states.items() if state != "running"]
     for node in lab.plan.nodes:
         done = applied[node.name]
         if done is not None:
             lacking += [f"the step '{node.name}/{step.name}' is undone" for step in node.steps if step.name not in done]
+    lacking += [f"the fault '{fault.what}' is in force" for fault in Journal(lab.directory).faults()
+                if fault.kind not in ("crash", "freeze")]  # Whether those are still so, the states say.
     return f"Note that {', and '.join(lacking)}." if lacking else ""

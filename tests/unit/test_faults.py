@@ -4,6 +4,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
@@ -12,12 +13,16 @@ from played import Played, faults_of
 from samples import NAT, plan_of
 
 from labctl.base.errors import LabError
+from labctl.labs import power
 from labctl.labs.journal import Journal, Wanted, drops
 from labctl.language.impair import Impair, in_series
 from labctl.machines.filters import _rule
 from labctl.observe.faults import wanted
 from labctl.observe.faults.faults import Faults
 from labctl.observe.observer import free_addresses
+
+if TYPE_CHECKING:
+    from labctl.labs.lab import Lab
 
 
 @pytest.fixture
@@ -261,6 +266,14 @@ def test_a_step_that_is_undone_cannot_be_undone(lab: Played) -> None:
     with pytest.raises(LabError, match="'rs1/page' is undone already"):
         faults_of(lab).make(wanted.undo(lab.plan, "rs1", "page"))
     assert faults_of(lab).in_force() == []
+
+
+def test_who_starts_a_node_is_told_what_else_keeps_the_lab_from_serving(lab: Played) -> None:
+    faults = faults_of(lab)
+    faults.make(wanted.block(lab.plan, "rs1", "http"))
+    faults.make(wanted.crash(lab.plan, "rs2"))
+    lab.start(lab.plan.node("rs2"))  # As by 'labctl start', which takes note of it afterwards.
+    assert power._missing(cast("Lab", lab), lab.states()) == "Note that the fault 'block rs1 http' is in force."
 
 
 def test_a_journal_that_cannot_be_read_is_no_traceback(lab: Played) -> None:
