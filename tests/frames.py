@@ -28,7 +28,7 @@ def tcp(source: str, target: str, flags: str, payload: bytes = b"", *, ttl: int 
     segment = dpkt.tcp.TCP(sport=int(port), dport=int(there_port), seq=seq, ack=ack, data=payload,
                            flags=sum(FLAGS[flag] for flag in flags.split()))
     packet = ip(here, there, dpkt.ip.IP_PROTO_TCP, segment, ttl)
-    return ip(*tunnel, dpkt.ip.IP_PROTO_IPIP, packet) if tunnel else packet
+    return ip(*tunnel, dpkt.ip.IP_PROTO_IPIP, packet, ttl) if tunnel else packet
 
 
 def arp(sender: str, address: str, wanted: str, *, reply: bool = False) -> Any:

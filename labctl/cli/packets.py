@@ -66,16 +66,16 @@ def capture(
     if file and wireshark:
         raise LabError("Packets are either written to a file or shown in Wireshark.",
                        hint="Wireshark shows the file as well, and saves what it shows.")
-    places = capturing.points(found, words)
     wanted = {"arp": arp, "vrrp": vrrp, "vip": vip, "heartbeat": heartbeat}
     chosen = capturing.either([capturing.ready_made(name, found.plan) for name, on in wanted.items() if on])
     full = " and ".join(f"({part})" for part in (chosen, expression) if part)
+    places = capturing.points(found, words, full)
     if expression:
         capturing.must_be_filter(expression)
     names = [place.name for place in places]
     with ExitStack() as stack:
         take = stack.enter_context(_sink(found, file, names, overwrite=overwrite, wireshark=wireshark))
-        running = stack.enter_context(capturing.capturing(places, full))
+        running = stack.enter_context(capturing.capturing(places))
         interrupted = stack.enter_context(signals.awaited())
         end = f"for {seconds:g} s" if seconds is not None else "until Ctrl-C"
         _say(f"Capturing at {', '.join(names)} {end}.")

@@ -38,10 +38,15 @@ class Ssh:
         self._config = config
         self._control = control
 
-    def command(self, node: str, line: str = "", *, terminal: bool = False) -> list[str]:
-        """The ssh command line that runs a line of shell on the node, or a login shell."""
-        self._drop_if_it_hangs(node)
-        return ["ssh", "-F", str(self._config), *(["-t"] if terminal else []), node, *(["--", line] if line else [])]
+    def command(self, node: str, line: str = "", *, terminal: bool = False, alone: bool = False) -> list[str]:
+        """The ssh command line that runs a line of shell on the node, or a login shell.
+
+        What runs `alone` has a connection of its own, which ends with ssh.
+        """
+        if not alone:
+            self._drop_if_it_hangs(node)
+        return ["ssh", "-F", str(self._config), *(["-S", "none"] if alone else []), *(["-t"] if terminal else []), node,
+                *(["--", line] if line else [])]
 
     def run(self, node: str, script: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a shell script on a node. Raises Unreachable if it cannot be reached within `timeout` seconds."""

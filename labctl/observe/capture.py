@@ -1,9 +1,10 @@
 """Frames are captured at points of a lab's private room: by tcpdump, one for each point, from outside the nodes."""
 
 import queue
+import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,11 +21,13 @@ from labctl.labs.lab import Lab
 from labctl.machines.host import Ability
 from labctl.observe.packet import HEARTBEAT_PORT
 from labctl.plan.domain import tap_mac
-from labctl.plan.plan import Plan, PlannedNode
+from labctl.plan.plan import Interface, Plan, PlannedNode
 
 _SNAPLEN = 262_144
 """tcpdump's own; larger than any frame."""
-_START_SECONDS = 10
+_START_SECONDS = 30
+_GUEST_SECONDS = 60
+"""A node that captures itself ends it by then, if labctl has not."""
 _DROPPED = "dropped by kernel"
 
 
@@ -34,7 +37,7 @@ class Point(NamedTuple):
     name: str
     """NODE:NETWORK, or NETWORK for all frames on a segment."""
     argv: Sequence[str | Path]
-    """What prints the frames there in pcap's format, but for the filter."""
+    """What prints the frames there in pcap's format."""
 
 
 class Captured(NamedTuple):
@@ -49,7 +52,7 @@ class Captured(NamedTuple):
 # ---- Points ----------------------------------------------------------------------------------------------------
 
 
-def points(lab: Lab, targets: Sequence[str]) -> list[Point]:
+def points(lab: Lab, targets: Sequence[str], expression: str) -> list[Point]:
     """The points that people mean by NODE, NODE:NETWORK and NETWORK; all networks where there are no targets.
 
     Raises LabError for a name that is unknown, a node that is off, and a place where nothing can be captured.
@@ -59,7 +62,7 @@ def points(lab: Lab, targets: Sequence[str]) -> list[Point]:
     taps = lab.host.taps()
     found: list[Point] = []
     for target in targets or [network.name for network in lab.plan.networks]:
-        found += _points(lab, target, taps)
+        found += _points(lab, target, taps, expression)
     return list({point.name: point for point in found}.values())
 
 
@@ -80,7 +83,7 @@ def must_be_filter(expression: str) -> None:
                        hint="Such as 'tcp port 80 and host 10.10.10.100'; 'man pcap-filter' explains them.")
 
 
-def _points(lab: Lab, target: str, taps: dict[str, str]) -> Iterator[Point]:
+def _points(lab: Lab, target: str, taps: dict[str, str], expression: str) -> Iterator[Point]:
     name, colon, network = target.partition(":")
     plan = lab.plan
     bridges = {planned.name: planned.bridge for planned in plan.networks}
@@ -95,31 +98,44 @@ def _points(lab: Lab, target: str, taps: dict[str, str]) -> Iterator[Point]:
                     lab.must_run(node)
                     raise LabError(f"The interface of '{name}' on '{interface.network}' cannot be found.",
                                    hint=f"'labctl reboot --force {lab.name}/{name}' makes it anew.")
-                yield point(lab, f"{name}:{interface.network}", taps[tap_mac(interface.mac)])
+                yield point(lab, f"{name}:{interface.network}", taps[tap_mac(interface.mac)], expression)
     elif target in bridges:
-        yield point(lab, target, bridges[target])
+        yield point(lab, target, bridges[target], expression)
     else:
         known = [*(node.name for node in plan.nodes), *bridges]
         raise LabError(f"The lab '{lab.name}' has no node and no network called '{target}'.",
                        hint=did_you_mean(name, known))
 
 
-def node_points(lab: Lab, nodes: Sequence[PlannedNode]) -> list[Point]:
+def node_points(lab: Lab, nodes: Sequence[PlannedNode], expression: str) -> list[Point]:
     """All interfaces of nodes, of those that run."""
     taps = lab.host.taps()
-    return [point(lab, f"{node.name}:{interface.network}", taps[tap_mac(interface.mac)])
+    return [point(lab, f"{node.name}:{interface.network}", taps[tap_mac(interface.mac)], expression)
             for node in nodes for interface in node.interfaces if tap_mac(interface.mac) in taps]
 
 
-def point(lab: Lab, name: str, device: str) -> Point:
+def point(lab: Lab, name: str, device: str, expression: str) -> Point:
     """A point at an interface of the room."""
     # It ends with labctl, also where that is killed. Without '-Z root' it would become a user that the room has not.
-    return Point(name, lab.host.inside(["setpriv", "--pdeathsig", "KILL", *tcpdump(device), "-Z", "root"]))
+    return Point(name, lab.host.inside(["setpriv", "--pdeathsig", "KILL", *tcpdump(device, "-Z", "root"),
+                                        "--", expression]))
 
 
-def tcpdump(device: str) -> list[str]:
-    """The command line that prints the frames at an interface in pcap's format, each at once."""
-    return ["tcpdump", "-i", device, "-w", "-", "-U", "--immediate-mode"]
+def anywhere(lab: Lab, interfaces: Mapping[str, Interface], expression: str) -> list[Point]:
+    """Points that are called after nodes, at an interface of each; on the nodes themselves where there is no room."""
+    if Ability.capture in lab.host.abilities and shutil.which("tcpdump"):
+        taps = lab.host.taps()
+        return [point(lab, node, taps[tap_mac(interface.mac)], expression) for node, interface in interfaces.items()
+                if tap_mac(interface.mac) in taps]
+    # A shared connection would keep the output open for as long as the program there runs.
+    return [Point(node, lab.ssh.command(node, shlex.join(
+        ["timeout", str(_GUEST_SECONDS), *tcpdump(interface.name), "--", expression]), alone=True))
+            for node, interface in interfaces.items()]
+
+
+def tcpdump(device: str, *options: str) -> list[str]:
+    """The command line that prints the frames at an interface in pcap's format, each at once; a filter may follow."""
+    return ["tcpdump", "-i", device, "-w", "-", "-U", "--immediate-mode", *options]
 
 
 # ---- Filters ---------------------------------------------------------------------------------------------------
@@ -167,18 +183,18 @@ class Capture:
         self._threads: list[threading.Thread] = []
         self._listen: set[str] = set()
 
-    def start(self, places: Sequence[Point], expression: str, stack: ExitStack) -> None:
+    def start(self, places: Sequence[Point], stack: ExitStack) -> None:
         """Start at all points, and return once they listen. Raises LabError."""
         for place in places:
-            process = stack.enter_context(listening([*place.argv, "--", *([expression] if expression else [])]))
+            process = stack.enter_context(listening(place.argv))
             self._processes.append(process)
             self._threads.append(threading.Thread(target=self._read, args=(place.name, process), daemon=True))
             self._threads[-1].start()
         until(lambda: self.ended or len(self._listen) == len(places), Deadline(_START_SECONDS), interval=0.01)
         for name in [*self.ended, *(place.name for place in places if place.name not in self._listen)]:
-            said = [line.removeprefix("tcpdump: ") for line in self.ended.get(name, "").splitlines()
-                    if line.startswith("tcpdump: ")]
-            raise LabError(f"At '{name}' nothing can be captured: {said[0] if said else 'tcpdump does not begin'}.")
+            lines = self.ended.get(name, "").splitlines() or ["tcpdump does not begin"]
+            said = next((line.removeprefix("tcpdump: ") for line in lines if line.startswith("tcpdump: ")), lines[-1])
+            raise LabError(f"At '{name}' nothing can be captured: {said}.")
 
     def frames(self, deadline: Deadline) -> Iterator[Captured | None]:
         """Frames until the deadline, or until all points have ended; None whenever there is none at the moment."""
@@ -223,14 +239,14 @@ class Capture:
 
 
 @contextmanager
-def capturing(places: Sequence[Point], expression: str = "") -> Iterator[Capture]:
-    """Capture at points, during the block, the frames that a filter lets through; they are in no strict order.
+def capturing(places: Sequence[Point]) -> Iterator[Capture]:
+    """Capture at points during the block; the frames are in no strict order.
 
     Raises LabError for a point at which that does not work.
     """
     capture = Capture()
     with ExitStack() as stack:
-        capture.start(places, expression, stack)
+        capture.start(places, stack)
         yield capture
 
 

@@ -93,12 +93,12 @@ def trace(lab: Lab, url: str | None) -> Trace:
     lab.host.must(Ability.capture)
     capture.must_be_installed()
     wanted, client = target(lab.plan, url), client_of(lab.plan)
-    points = capture.node_points(lab, lab.plan.nodes)
+    points = capture.node_points(lab, lab.plan.nodes, _FILTER)
     if not any(point.name.startswith(f"{client.name}:") for point in points):
         lab.must_run(client)
     token = secrets.token_hex(8)
     port = _LOWEST_PORT + int(time.time() * _PORTS_PER_SECOND) % _PORTS
-    with capture.capturing(points, _FILTER) as running:
+    with capture.capturing(points) as running:
         said = lab.ssh.do(client.name, _request(wanted, port, token), (REQUEST_SECONDS + 10) * lab.patience,
                           f"'{client.name}' cannot send a request")
         seen = capture.settle(running, _SETTLE_SECONDS)

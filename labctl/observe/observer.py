@@ -11,16 +11,16 @@ from typing import NoReturn, TypeVar
 
 from testinfra.host import Host
 
-from labctl.base.each import of_each
 from labctl.base.errors import LabError
 from labctl.base.wait import Deadline, until
 from labctl.labs.lab import Lab
 from labctl.language.services import Frontend, Ipvs, Service
-from labctl.observe import hosts
+from labctl.observe import capture, hosts
 from labctl.observe.faults.faults import Faults
+from labctl.observe.packet import Packet, parse
 from labctl.observe.verdict import CheckFailed
-from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, mac_to_node
-from labctl.plan.plan import PlannedNode
+from labctl.observe.wire import Answer, Connection, Load, connections, mac_to_node
+from labctl.plan.plan import Interface, PlannedNode
 from labctl.plan.steps import Step
 
 ServiceType = TypeVar("ServiceType", bound=Service)
@@ -34,6 +34,8 @@ _LOWEST_PORT, _PORTS, _PORTS_PER_SECOND = 10_000, 22_000, 32
 _HELD = "/tmp/labctl-held"
 """The file with the ids of processes that hold connections open."""
 _HEARD = "/tmp/labctl-heard"
+_SETTLE_SECONDS = 5
+"""For what is on its way to be captured."""
 _PROGRAMS = Path(__file__).parent / "guest"
 
 
@@ -196,31 +198,15 @@ class Observer:
     # ---- Frames ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def capture(self, points: Mapping[str, str], expression: str) -> Iterator[dict[str, list[Frame]]]:
-        """Capture TCP segments that match the tcpdump expression at each node's interface.
-
-        The result is filled in at the end of the block.
-        """
-        seen: dict[str, list[Frame]] = {name: [] for name in points}
-        nodes = [self.plan.node(name) for name in points]
-
-        def begin(node: PlannedNode) -> None:
-            self.host(node.name).run(
-                "rm -f /tmp/labctl-capture*; nohup timeout 60 tcpdump -i %s -e -n -l -s 160 %s "
-                ">/tmp/labctl-capture 2>/tmp/labctl-capture.err </dev/null & echo $! >/tmp/labctl-capture.pid",
-                points[node.name], expression)
-            ready = "for i in $(seq 100); do grep -q listening /tmp/labctl-capture.err && exit; sleep 0.2; done; exit 1"
-            if self.host(node.name).run(ready).rc:
-                raise LabError(f"tcpdump does not start on '{node.name}'.")
-
-        def end(node: PlannedNode) -> str:
-            return self.says(node.name, "kill $(cat /tmp/labctl-capture.pid); sleep 0.5; cat /tmp/labctl-capture; "
-                                        "rm -f /tmp/labctl-capture*")
-
-        of_each(nodes, begin)
-        yield seen
-        for name, listing in of_each(nodes, end).items():
-            seen[name] += frames(listing)
+    def capture(self, points: Mapping[str, Interface], expression: str) -> Iterator[dict[str, list[Packet]]]:
+        """Capture TCP at an interface of each node, by a filter of pcap's; filled in at the end of the block."""
+        seen: dict[str, list[Packet]] = {name: [] for name in points}
+        with capture.capturing(capture.anywhere(self.lab, points, expression)) as running:
+            yield seen
+            for captured in capture.settle(running, _SETTLE_SECONDS, silence=0.5):
+                packet = parse(captured.frame)
+                if packet.protocol == "tcp":
+                    seen[captured.point].append(packet)
 
     @contextmanager
     def hearing(self, node: str, address: IPv4Address, expression: str) -> Iterator[Callable[[], str]]:

@@ -33,6 +33,7 @@ class Packet:
     source_port: int = 0
     target_port: int = 0
     ttl: int = 0
+    """Of the outermost packet, which is the one that routers look at."""
     tunnel: tuple[IPv4Address, IPv4Address] | None = None
     """Source and target of the packet around this one (IP in IP, RFC 2003)."""
     flags: frozenset[str] = frozenset()
@@ -72,10 +73,10 @@ def parse(frame: bytes) -> Packet:
 
 
 def _ip(ip: Any, macs: tuple[str, str]) -> Packet:
-    tunnel = None
+    tunnel, ttl = None, ip.ttl
     if isinstance(ip.data, dpkt.ip.IP):
         tunnel, ip = (IPv4Address(ip.src), IPv4Address(ip.dst)), ip.data
-    found: dict[str, Any] = {"source": IPv4Address(ip.src), "target": IPv4Address(ip.dst), "ttl": ip.ttl,
+    found: dict[str, Any] = {"source": IPv4Address(ip.src), "target": IPv4Address(ip.dst), "ttl": ttl,
                              "tunnel": tunnel}
     protocol = _PROTOCOLS.get(ip.p, f"IP protocol {ip.p}")
     inside = ip.data

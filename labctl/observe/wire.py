@@ -1,4 +1,4 @@
-"""What is observed in a lab: frames, answers, a director's connections; and the parsing of their listings."""
+"""What is observed in a lab: answers, a director's connections; and the parsing of their listings."""
 
 import re
 from collections import Counter
@@ -10,28 +10,10 @@ from textwrap import shorten
 from labctl.plan.plan import PlannedNode
 
 _QUAD = r"\d+\.\d+\.\d+\.\d+"
-_FRAME = re.compile(
-    r"(?P<source_mac>[0-9a-f:]{17}) > (?P<target_mac>[0-9a-f:]{17}), .*?: "
-    rf"(?:(?P<outer_source>{_QUAD}) > (?P<outer_target>{_QUAD}): .*?)?"
-    rf"(?P<source>{_QUAD})\.(?P<source_port>\d+) > (?P<target>{_QUAD})\.(?P<target_port>\d+): "
-    r"Flags \[(?P<flags>[^]]+)\]")
 _CONNECTION = re.compile(
     rf"^(?P<protocol>TCP|IP)\s+(?P<minutes>\d+):(?P<seconds>\d+)\s+(?P<state>\S+)\s+"
     rf"(?P<client>{_QUAD}):(?P<client_port>\d+)\s+(?P<virtual>{_QUAD}):(?P<virtual_port>\d+)\s+"
     rf"(?P<server>{_QUAD}):(?P<server_port>\d+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A TCP segment as it was on the wire, and the addresses of the tunnel around it, if any."""
-
-    source_mac: str
-    target_mac: str
-    source: IPv4Address
-    target: IPv4Address
-    target_port: int
-    flags: str
-    tunnel: tuple[IPv4Address, IPv4Address] | None
 
 
 @dataclass(frozen=True)
@@ -82,17 +64,6 @@ class Answer:
 def told(answers: Sequence[Answer]) -> str:
     """Answers for people: each different one, with how often it came."""
     return ", ".join(f"{count} × {answer}" for answer, count in Counter(map(str, answers)).items()) or "no answer"
-
-
-def frames(listing: str) -> list[Frame]:
-    """The TCP segments in the output of `tcpdump -e -n`."""
-    return [_frame(match) for match in map(_FRAME.search, listing.splitlines()) if match]
-
-
-def _frame(match: re.Match[str]) -> Frame:
-    tunnel = (IPv4Address(match["outer_source"]), IPv4Address(match["outer_target"])) if match["outer_source"] else None
-    return Frame(match["source_mac"], match["target_mac"], IPv4Address(match["source"]), IPv4Address(match["target"]),
-                 int(match["target_port"]), match["flags"], tunnel)
 
 
 def connections(listing: str) -> list[Connection]:

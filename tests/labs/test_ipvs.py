@@ -19,8 +19,9 @@ from labctl.observe.balancing import (
     settled_director,
 )
 from labctl.observe.observer import Observer
+from labctl.observe.packet import Packet
 from labctl.observe.web import units_of
-from labctl.observe.wire import Frame, mac_to_node
+from labctl.observe.wire import mac_to_node
 from labctl.plan.plan import Plan
 
 _ROUNDS = 3
@@ -71,12 +72,12 @@ def test_packet_path(path: str, observer: Observer) -> None:
     frontend = frontend_of(service, observer)
     director = settled_director(service, observer)
     topology = observer.plan.topology
-    points = {observer.client_node.name: observer.client_node.interface_to(service.vip).name,
-              director: observer.plan.node(director).interface_to(service.vip).name}
+    points = {observer.client_node.name: observer.client_node.interface_to(service.vip),
+              director: observer.plan.node(director).interface_to(service.vip)}
     addresses = {}
     for server in service.real_servers:
         addresses[server] = service.server_address(topology, server)
-        points[server] = observer.plan.node(server).interface_to(addresses[server]).name
+        points[server] = observer.plan.node(server).interface_to(addresses[server])
     expression = f"(tcp port {service.port} or tcp port {service.server_port}) or ip proto 4"
     with observer.capture(points, expression) as frames:
         answers = observer.sample(service.vip, service.port, 2 * sum(service.real_servers.values()), host=frontend.host)
@@ -92,7 +93,7 @@ def test_packet_path(path: str, observer: Observer) -> None:
         observer.blame(problem, *director_steps(service, director, "rules"))
 
 
-def _check_direct(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+def _check_direct(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Packet]],
                   observer: Observer) -> str:
     nodes = mac_to_node(observer.plan.nodes)
     client = observer.client_node
@@ -108,7 +109,7 @@ def _check_direct(service: Ipvs, director: str, addresses: dict[str, IPv4Address
     return _replies_pass(service, director, frames) or _client_is_seen(service, addresses, frames, observer)
 
 
-def _check_nat(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+def _check_nat(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Packet]],
                observer: Observer) -> str:
     nodes = mac_to_node(observer.plan.nodes)
     client = observer.client_node
@@ -129,7 +130,7 @@ def _check_nat(service: Ipvs, director: str, addresses: dict[str, IPv4Address], 
     return ""
 
 
-def _check_tunnel(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+def _check_tunnel(service: Ipvs, director: str, addresses: dict[str, IPv4Address], frames: dict[str, list[Packet]],
                   observer: Observer) -> str:
     network = observer.plan.topology.network_of(service.vip)
     ours = observer.plan.topology.nodes[director].addresses[network or ""]
@@ -141,13 +142,13 @@ def _check_tunnel(service: Ipvs, director: str, addresses: dict[str, IPv4Address
     return _replies_pass(service, director, frames) or _client_is_seen(service, addresses, frames, observer)
 
 
-def _replies_pass(service: Ipvs, director: str, frames: dict[str, list[Frame]]) -> str:
+def _replies_pass(service: Ipvs, director: str, frames: dict[str, list[Packet]]) -> str:
     if any(frame.source == service.vip for frame in frames[director]):
         return f"Replies passed '{director}', which in this mode they never do."
     return ""
 
 
-def _client_is_seen(service: Ipvs, addresses: dict[str, IPv4Address], frames: dict[str, list[Frame]],
+def _client_is_seen(service: Ipvs, addresses: dict[str, IPv4Address], frames: dict[str, list[Packet]],
                     observer: Observer) -> str:
     client = observer.client_node.interface_to(service.vip).address
     for server in addresses:
@@ -182,7 +183,7 @@ def test_own_connections(snat: str, observer: Observer) -> None:
     interface = client.interface_to(service.vip)
     expected = observer.plan.node(director).interface_to(service.vip).address
     ports = {server: _OWN_PORT + position for position, server in enumerate(service.real_servers)}
-    with observer.capture({client.name: interface.name}, f"tcp portrange {_OWN_PORT}-{max(ports.values())}") as frames:
+    with observer.capture({client.name: interface}, f"tcp portrange {_OWN_PORT}-{max(ports.values())}") as frames:
         for server, port in ports.items():
             observer.host(server).run(f"timeout 8 bash -c ': </dev/tcp/{interface.address}/{port}'")
     for server, port in ports.items():

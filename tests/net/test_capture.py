@@ -42,8 +42,8 @@ def enter(tmp_path: Path) -> Iterator[list[str]]:
         process.wait()
 
 
-def point(enter: list[str], device: str) -> Point:
-    return Point(f"node:{device}", [*enter, *capture.tcpdump(device), "-Z", "root"])
+def point(enter: list[str], device: str, expression: str = "") -> Point:
+    return Point(f"node:{device}", [*enter, *capture.tcpdump(device, "-Z", "root"), "--", expression])
 
 
 def send(enter: list[str], device: str, *sent: bytes) -> None:
@@ -56,8 +56,8 @@ def request(port: int) -> bytes:
 
 def test_both_ends_see_what_the_filter_lets_through(enter: list[str], tmp_path: Path) -> None:
     file = tmp_path / "both.pcapng"
-    points = [point(enter, "one"), point(enter, "two")]
-    with capture.capturing(points, "tcp port 80") as running:
+    points = [point(enter, name, "tcp port 80") for name in ("one", "two")]
+    with capture.capturing(points) as running:
         send(enter, "one", request(80), request(81))
         seen = capture.settle(running, 5, silence=1)
     assert running.dropped == 0
@@ -91,7 +91,7 @@ def test_wrong_interface_is_said(enter: list[str]) -> None:
 
 
 def test_processes_end_with_the_block(enter: list[str]) -> None:
-    with capture.capturing([point(enter, "one")], "tcp") as running:
+    with capture.capturing([point(enter, "one", "tcp")]) as running:
         assert running.stop() == []
         assert list(running.ended) == ["node:one"]
 
@@ -113,15 +113,15 @@ def test_ready_made_filters(enter: list[str]) -> None:
         frames.ip("10.10.10.11", "10.10.10.12", 17, bytes.fromhex("02b602b600080000")), plain, tunnelled, other)]
     passed = {}
     for name in capture.READY:
-        with capture.capturing([point(enter, "two")], capture.ready_made(name, planned)) as running:
+        with capture.capturing([point(enter, "two", capture.ready_made(name, planned))]) as running:
             send(enter, "one", *sent)
             passed[name] = [sent.index(each.frame) for each in capture.settle(running, 5, silence=0.5)]
     assert passed == {"arp": [0], "vrrp": [1], "heartbeat": [2], "vip": [3, 4]}
 
 
 def test_times_are_of_one_clock(enter: list[str]) -> None:
-    points = [point(enter, "one"), point(enter, "two")]
-    with capture.capturing(points, "tcp") as running:
+    points = [point(enter, name, "tcp") for name in ("one", "two")]
+    with capture.capturing(points) as running:
         send(enter, "one", *(request(port) for port in range(80, 90)))
         seen = capture.settle(running, 5, silence=1)
 

@@ -13,7 +13,7 @@ from samples import HAPROXY, NAT, plan_of
 from labctl.observe.balancing import choices, is_rotation, rotation, until_the_next
 from labctl.observe.observer import Observer
 from labctl.observe.web import must_be_well
-from labctl.observe.wire import Answer, Connection, Frame, Load, connections, frames, mac_to_node, told
+from labctl.observe.wire import Answer, Connection, Load, connections, mac_to_node, told
 
 if TYPE_CHECKING:
     from labctl.labs.lab import Lab
@@ -119,51 +119,6 @@ def test_whatever_happened_before_the_second_server_is_due_then_and_not_before(
     chosen = choices(scheduler, table, max(due, 1), load, stay_open=False)
     assert len(set(chosen[:-1])) <= 1
     assert (len(set(chosen)) == 2) == bool(due)
-
-
-# ---- Frames -------------------------------------------------------------------------------------------
-
-MACS = "10:00:00.000000 52:54:00:aa:bb:cc > 52:54:00:dd:ee:ff"
-REQUEST, REPLY = IPv4Address("10.10.10.50"), IPv4Address("10.10.10.100")
-
-
-def frame(line: str) -> Frame | None:
-    return next(iter(frames(line)), None)
-
-
-@pytest.mark.parametrize(("line", "tunnel"), [
-    (f"{MACS}, ethertype IPv4 (0x0800), length 74: 10.10.10.50.40000 > 10.10.10.100.80: Flags [S], seq 1, win 64240, "
-     "options [mss 1460,sackOK,TS val 1 ecr 0,nop,wscale 7], length 0", None),
-    (f"{MACS}, ethertype IPv4 (0x0800), length 94: 10.10.10.11 > 20.20.20.12: IP 10.10.10.50.40000 > 10.10.10.100.80: "
-     "Flags [S], seq 1", (IPv4Address("10.10.10.11"), IPv4Address("20.20.20.12"))),
-    (f"{MACS}, ethertype IPv4 (0x0800), length 94: 10.10.10.11 > 20.20.20.12: IP 10.10.10.50.40000 > 10.10.10.100.80: "
-     "Flags [S], seq 1, win 29200, length 0 (ipip-proto-4)", (IPv4Address("10.10.10.11"), IPv4Address("20.20.20.12"))),
-])
-def test_a_segment_is_read_inside_a_tunnel_and_outside(
-        line: str, tunnel: tuple[IPv4Address, IPv4Address] | None) -> None:
-    assert frame(line) == Frame("52:54:00:aa:bb:cc", "52:54:00:dd:ee:ff", REQUEST, REPLY, 80, "S", tunnel)
-
-
-@pytest.mark.parametrize("flags", ["S", "S.", ".", "P.", "F.", "R", "R."])
-def test_the_flags_tell_a_request_from_a_reply(flags: str) -> None:
-    found = frame(f"{MACS}, ethertype IPv4 (0x0800), length 66: 10.10.10.100.80 > 10.10.10.50.40000: Flags [{flags}], "
-                  "ack 2, win 509, length 0")
-    assert found
-    assert (found.source, found.target, found.target_port, found.flags) == (REPLY, REQUEST, 40000, flags)
-
-
-@pytest.mark.parametrize("line", [
-    "",
-    "52:54:00:aa:bb:cc > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 42: Request who-has 10.10.10.100 tell "
-    "10.10.10.50, length 28",
-    f"{MACS}, ethertype IPv4 (0x0800), length 98: 10.10.10.50 > 10.10.10.100: ICMP echo request, id 1, seq 1, "
-    "length 64",
-    f"{MACS}, ethertype IPv4 (0x0800), length 70: 10.10.10.50.40000 > 10.10.10.100.53: 1+ A? example.org. (28)",
-    "52:54:00:aa:bb:cc > 01:00:5e:00:00:12, ethertype IPv4 (0x0800), length 54: 10.10.10.11 > 224.0.0.18: VRRPv2, "
-    "Advertisement, vrid 52, prio 150, authtype none, intvl 1s, length 20",
-])
-def test_what_is_no_segment_is_no_frame(line: str) -> None:
-    assert frame(line) is None
 
 
 # ---- The connection table -----------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def devices(found: list[capture.Point]) -> dict[str, object]:
     (["lvs:outer", "lan", "lvs:outer"], {"lvs:outer": "lvs.outer", "lan": "lab0"}),
 ])
 def test_points(lab: Any, targets: list[str], found: dict[str, str]) -> None:
-    assert devices(capture.points(lab, targets)) == found
-    assert devices(capture.node_points(lab, [PLAN.node("client"), PLAN.node("rs2")])) == {
+    assert devices(capture.points(lab, targets, "tcp")) == found
+    assert devices(capture.node_points(lab, [PLAN.node("client"), PLAN.node("rs2")], "")) == {
         "client:outer": "client.outer"}
 
 
@@ -58,7 +58,7 @@ def test_points(lab: Any, targets: list[str], found: dict[str, str]) -> None:
 ])
 def test_points_that_there_are_not(lab: Any, target: str, message: str, hint: str) -> None:
     with pytest.raises(LabError) as raised:
-        capture.points(lab, ["rs1", target])
+        capture.points(lab, ["rs1", target], "")
     assert raised.value.message == message
     assert hint in raised.value.hint
 
@@ -66,7 +66,7 @@ def test_points_that_there_are_not(lab: Any, target: str, message: str, hint: st
 def test_program_that_is_missing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(LabError, match="tcpdump, which captures packets, is not installed") as raised:
-        capture.points(lab, [])
+        capture.points(lab, [], "")
     assert raised.value.hint == "'sudo apt-get install tcpdump' installs it."
 
 
