@@ -1,48 +1,20 @@
 """labctl is killed, interrupted and hung up on, at each of its effects."""
 
 import re
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machines import Labctl, sweep
 
-# A shell that runs these tests in the background has SIGINT ignored, and whatever it starts inherits that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the suites that use machines have in common."""
+    config.pluginmanager.import_plugin("machine_suites")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which moments are tried."""
     parser.addoption("--kill-seed", type=int, default=1, help="Which moments are tried; another number, other moments.")
-
-
-@pytest.fixture(scope="session")
-def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Labctl]]:
-    """Makes labctl commands whose labs nobody else sees; takes down what they leave."""
-    made: list[Labctl] = []
-
-    def make() -> Labctl:
-        made.append(Labctl.new(tmp_path_factory))
-        return made[-1]
-
-    yield make
-    for command in made:
-        command.dispose()
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Take down what an earlier run has left, if it was killed."""
-    if not hasattr(session.config, "workerinput"):
-        sweep()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Take down what a worker has left; after Ctrl-C it has not the time to do so."""
-    if not hasattr(session.config, "workerinput"):
-        sweep()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -3,7 +3,6 @@
 import random
 import re
 import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from machines import GUEST, PATIENCE, SOLO, TINY, Labctl, sweep
+from machines import GUEST, PATIENCE, SOLO, TINY, Labctl
 from xdist.scheduler import LoadScopeScheduling
 
 from labctl.images import store
 from labctl.language import catalog
 from labctl.plan import guests, plan
 from labctl.plan.plan import Plan
-
-# A shell that runs these tests in the background has SIGINT ignored, and whatever it starts inherits that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore = [] if shutil.which("apt-get") else ["test_builder.py"]
 """Its disk has GRUB of Debian's package, and its mirror a package of Debian's kind."""
@@ -57,20 +53,6 @@ def solo(tmp_path: Path) -> str:
 def image() -> store.Image:
     """The image that all labs run on; scripts/test has built it."""
     return store.find(GUEST)
-
-
-@pytest.fixture(scope="session")
-def make_labctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Labctl]]:
-    """Makes labctl commands whose labs nobody else sees; takes down what they leave."""
-    made: list[Labctl] = []
-
-    def make() -> Labctl:
-        made.append(Labctl.new(tmp_path_factory))
-        return made[-1]
-
-    yield make
-    for command in made:
-        command.dispose()
 
 
 @pytest.fixture
@@ -112,6 +94,11 @@ def lab(request: pytest.FixtureRequest, labs: Labctl) -> Iterator[str]:
     assert [line for line in labs.leftovers() if re.search(rf"/{name}(?![\w-])", line)] == []
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What the suites that use machines have in common."""
+    config.pluginmanager.import_plugin("machine_suites")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """In which order a lab's checks run."""
     parser.addoption("--shuffle", type=int, metavar="SEED", default=random.randrange(1_000_000),
@@ -127,19 +114,6 @@ def pytest_report_header(config: pytest.Config) -> str:
 def shuffled(pytestconfig: pytest.Config) -> tuple[str, str]:
     """What has `labctl test` run in that order."""
     return "--shuffle", str(pytestconfig.getoption("--shuffle"))
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Take down what an earlier run has left, if it was killed."""
-    if not hasattr(session.config, "workerinput"):
-        sweep()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Take down what a worker has left; after Ctrl-C it has not the time to do so."""
-    if not hasattr(session.config, "workerinput"):
-        sweep()
 
 
 def _lab_of(nodeid: str) -> str | None:
