@@ -1,5 +1,7 @@
 """Commands that show steps, do them and undo them."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import typer
@@ -39,39 +41,52 @@ def steps(
 @command(Panel.steps, "labctl apply rs1/arp", "labctl apply web")
 def apply(wanted: StepsArgument) -> None:
     """Do steps on their nodes (again), or all steps of services."""
-    for found, chosen in [targets.some_steps(target) for target in wanted]:  # Resolved first: a typo stops everything.
-        must_be_open(found)
-        states = found.states()
-        for node, step in chosen:
-            found.must_run(node, states)
-            found.apply(node, step)
-            _is_no_fault(found, node, step)
-            err.print(f"{node.name}/{step.name}: done", markup=False)
+    with _chosen(wanted) as labs:
+        for found, steps in labs:
+            states = found.states()
+            for node, step in steps:
+                found.must_run(node, states)
+                found.apply(node, step)
+                _is_no_fault(found, node, step)
+                err.print(f"{node.name}/{step.name}: done", markup=False)
 
 
 def _is_no_fault(found: lab.Lab, node: PlannedNode, step: Step) -> None:
-    """A step that somebody does, or takes back, is not broken on purpose; other faults of the node stay."""
+    """Forget the fault that a step was, now that somebody did or undid it. To be called with the lab's lock."""
     if any(node.name in fault.nodes for fault in Journal(found.directory).faults()):
         from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what is seldom needed)
 
-        with lab.locked(found.name):
-            Faults(found).step_changed(node.name, step.name)
+        Faults(found).step_changed(node.name, step.name)
 
 
 @command(Panel.steps, "labctl undo rs1/arp", "labctl undo rs1/arp rs2/arp", "labctl undo web")
 def undo(wanted: StepsArgument) -> None:
     """Undo steps on their nodes, or all done steps of services, the last one first."""
-    for found, chosen in [targets.some_steps(target) for target in wanted]:
-        must_be_open(found)
-        states = found.states()
-        # A single step is undone even without its marker, since it may have failed halfway.
-        applied = found.applied(states) if len(chosen) > 1 else {}
-        for node, step in reversed(chosen):
-            done = applied.get(node.name)
-            if done is not None and step.name not in done:
-                err.print(f"{node.name}/{step.name}: was not done", markup=False)
-                continue
-            found.must_run(node, states)
-            found.undo(node, step)
-            _is_no_fault(found, node, step)
-            err.print(f"{node.name}/{step.name}: undone", markup=False)
+    with _chosen(wanted) as labs:
+        for found, steps in labs:
+            states = found.states()
+            # A single step is undone even without its marker, since it may have failed halfway.
+            applied = found.applied(states) if len(steps) > 1 else {}
+            for node, step in reversed(steps):
+                done = applied.get(node.name)
+                if done is not None and step.name not in done:
+                    err.print(f"{node.name}/{step.name}: was not done", markup=False)
+                    continue
+                found.must_run(node, states)
+                found.undo(node, step)
+                _is_no_fault(found, node, step)
+                err.print(f"{node.name}/{step.name}: undone", markup=False)
+
+
+@contextmanager
+def _chosen(wanted: Sequence[str]) -> Iterator[list[tuple[lab.Lab, list[tuple[PlannedNode, Step]]]]]:
+    """The steps that each word names, in labs that nobody else changes or tests until the end of the block.
+
+    Raises LabError for any word that is wrong and any lab that is busy, before anything is done.
+    """
+    chosen = [targets.some_steps(target) for target in wanted]
+    with ExitStack() as stack:
+        for name, found in {found.name: found for found, _ in chosen}.items():
+            must_be_open(found)
+            stack.enter_context(lab.locked(name))
+        yield chosen

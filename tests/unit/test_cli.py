@@ -11,6 +11,7 @@ from pretend import pretend
 from samples import BASE, plan_of, recorded, second_ipvs
 
 from labctl.base import config
+from labctl.labs.lab import under_test
 from labctl.labs.ssh import Ssh
 from labctl.language import catalog
 from labctl.machines.private_room import PrivateRoom
@@ -156,6 +157,18 @@ def test_a_node_whose_qemu_hangs_is_shown_and_not_waited_for(monkeypatch: pytest
         assert error.message == "The node 'rs1' hangs: its QEMU does not answer libvirt."
         assert "'labctl reset lab'" in error.hint
     assert nodes.boots["rs1"] == 1
+
+
+@pytest.mark.parametrize("words", [
+    ["apply", "lab/rs1/arp"], ["undo", "other/web", "lab/web"], ["start", "lab/rs1"], ["stop", "lab/rs1"],
+    ["reboot", "lab/rs1"], ["reboot", "--force", "lab/rs1"], ["reset", "lab"], ["reset", "lab/rs1"],
+])
+def test_a_lab_that_is_tested_is_not_changed_meanwhile(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    other, nodes = pretend(monkeypatch, "other"), pretend(monkeypatch)
+    with under_test("lab"):
+        error = refused(*words)
+    assert (error.message, error.hint) == ("A test or drill of the lab 'lab' is running.", "Try again when it is done.")
+    assert nodes.done == other.done == []
 
 
 def test_a_step_or_a_service_is_undone_from_its_end_and_applied_from_its_beginning(
