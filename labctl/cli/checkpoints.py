@@ -25,21 +25,24 @@ CheckpointArgument = Annotated[str, typer.Argument(
     metavar="NAME", help="A checkpoint.", autocompletion=checkpoint_names, show_default=False)]
 
 
-@command(None, "labctl checkpoint save before-exam --note 'rs2 is broken'", name="save", of=checkpoint_app)
+@command(None, "labctl checkpoint save before-exam --note 'rs2 is broken'",
+         "labctl checkpoint save homework-3 --exercise", name="save", of=checkpoint_app)
 def checkpoint_save(
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     lab_name: LabOption = None,
     note: Annotated[str, typer.Option("--note", help="A line to remember it by.", show_default=False)] = "",
+    exercise: Annotated[bool, typer.Option(
+        "--exercise", help="Labs that go on from it do not tell which steps are undone or look wrong.")] = False,
 ) -> None:
     """Keep a running lab as it is now: the memory and disks of all its nodes."""
     found = targets.one_lab(lab_name)
     must_be_open(found)
     found.must_not_hang(found.plan.nodes)
     with progress_of(found.plan.nodes) as progress:
-        trouble = rewind.save_as(found, name, note, progress)
+        trouble = rewind.save_as(found, name, note, progress, exercise=exercise)
     err.print(f"Saved '{name}'. 'labctl checkpoint restore {name}' goes back to it; after 'labctl down', "
               f"'labctl up {found.name} --from {name}' starts from it.", markup=False, soft_wrap=True)
-    if trouble:
+    if trouble and not found.record.exercise:
         err.print(f"It is broken, and will be when it is back: {trouble}", markup=False, soft_wrap=True)
 
 
@@ -54,7 +57,9 @@ def checkpoint_restore(
     with progress_of(found.plan.nodes) as progress:
         trouble = rewind.restore(found, name, progress)
     err.print(f"The lab '{found.name}' is back at '{name}'.", markup=False)
-    if trouble:
+    if found.record.exercise:
+        err.print(display.EXERCISE, soft_wrap=True)
+    elif trouble:
         err.print(f"It was broken when it was saved: {trouble}", markup=False, soft_wrap=True)
 
 
@@ -79,7 +84,7 @@ def checkpoint_list(lab_name: LabOption = None, output: OutputOption = Output.ta
 def _state(saved: checkpoint.Checkpoint | None) -> str:
     if saved is None:
         return "unreadable"
-    return "broken" if saved.trouble else "serves"
+    return "exercise" if saved.exercise else "broken" if saved.trouble else "serves"
 
 
 @command(None, "labctl checkpoint rm before-exam", name="rm", of=checkpoint_app)

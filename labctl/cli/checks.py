@@ -66,7 +66,7 @@ def test(
         _show(checks.choose(found), err)
         raise typer.Exit(NO_CHECKS)
     if junit:
-        report.write_junit(junit, found.plan, verdicts)
+        report.write_junit(junit, found, verdicts)
     if html:
         report.write_html(html, found.plan, verdicts)
     counts = count(verdicts)

@@ -25,6 +25,9 @@ _WORKING = {
     "units": "starting its services", "serving": "waiting for the lab to serve",
 }
 """What a node is doing before it passes the gate."""
+EXERCISE = ("The lab is an exercise: which steps are done is not shown, since finding out what is wrong is the point. "
+            "'labctl test' shows what does not work.")
+"""Shown instead of the states of steps."""
 
 
 def data(value: Any, output: str) -> str:

@@ -84,6 +84,8 @@ def up(
     suffix = "" if len(lab.names()) == 1 else f" {started.name}"
     trouble = started.record.trouble
     state = f"is as it was saved, broken: {trouble}" if trouble else "serves."
+    if started.record.exercise:
+        state = "is as it was saved, as an exercise: what is wrong with it is for you to find."
     say_next(f"\nThe lab '{started.name}' {state} Next:", {
         f"labctl test{suffix}": "check that it does what it should",
         f"labctl ssh {_target(started, planned.nodes[0].name)}": "look around on a node",
@@ -175,19 +177,24 @@ def status(name: LabArgument = None, output: OutputOption = Output.table) -> Non
     applied = found.applied(states)
     broken = Journal(found.directory).faults()
     holders = found.holders([name for name, done in applied.items() if done is not None])
+    if found.record.exercise:
+        applied = dict.fromkeys(applied)
     if output is not Output.table:
         nodes = [{"node": node.name, "state": states[node.name], "memory": node.memory,
                   "addresses": {interface.network: str(interface.address) for interface in node.interfaces},
                   "steps": _step_states(node, applied[node.name])} for node in found.plan.nodes]
-        print_data({"version": 2, "lab": found.name, "state": _state(found), "guest": found.plan.guest.name,
-                    "accel": found.record.accel, "host": found.record.libvirt_uri, "plan": found.plan.digest,
-                    "nodes": nodes, "faults": [fault.model_dump(mode="json") for fault in broken],
+        print_data({"version": 2, "lab": found.name, "state": _state(found), "exercise": found.record.exercise,
+                    "guest": found.plan.guest.name, "accel": found.record.accel, "host": found.record.libvirt_uri,
+                    "plan": found.plan.digest, "nodes": nodes,
+                    "faults": [fault.model_dump(mode="json") for fault in broken],
                     "vips": {str(address): held for address, held in holders.items()}}, output)
         return
     out.print(f"{found.name}: {found.plan.topology.title} ({found.plan.guest.name}, {found.record.accel}), "
               f"{_state(found)}", markup=False, soft_wrap=True)
     display.table(out, ["NODE", "STATE", "ADDRESSES", "MEMORY", "STEPS ON RECORD"],
                   display.mapping_rows(states, applied, found.plan.nodes))
+    if found.record.exercise:
+        out.print(display.EXERCISE, soft_wrap=True)
     for address, held in holders.items():
         out.print(f"{address}: {_who_holds(held)}", markup=False, soft_wrap=True)
     for fault in broken:

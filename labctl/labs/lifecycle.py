@@ -140,8 +140,10 @@ def _existing(plan: Plan, progress: Progress) -> Lab | None:
 
 
 def _must_serve(lab: Lab) -> None:
-    """Raise LabError, with a remedy, if a lab that is up does not serve, unless it was broken when it was saved."""
-    trouble = "" if lab.record.trouble else rewind.look(lab)
+    """Raise LabError, with a remedy, if a lab that is up does not serve, unless it was broken when it was saved, or is
+    an exercise.
+    """
+    trouble = "" if lab.record.trouble or lab.record.exercise else rewind.look(lab)
     if trouble:
         off = [f"{lab.name}/{name}" for name, state in lab.states().items() if state == "off"]
         start = f"'labctl start {off[0]}' switches it on; " if off else ""

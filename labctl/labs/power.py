@@ -130,9 +130,14 @@ def _wait(lab: Lab, gates: readiness.Gates, nodes: Sequence[PlannedNode], progre
 
 
 def _missing(lab: Lab, states: Mapping[str, str]) -> str:
-    """A sentence about what is missing from a lab or broken on purpose in it; empty if it is complete."""
-    applied = lab.applied(states)
+    """A sentence about what is missing from a lab or broken on purpose in it; of an exercise, without the steps.
+
+    Empty if the lab is complete and no exercise.
+    """
     lacking = [f"'{name}' is {state}" for name, state in states.items() if state != "running"]
+    if lab.record.exercise:
+        return f"Note that {', and '.join([*lacking, 'the lab is an exercise, which need not serve'])}."
+    applied = lab.applied(states)
     for node in lab.plan.nodes:
         done = applied[node.name]
         if done is not None:

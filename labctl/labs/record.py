@@ -69,6 +69,8 @@ class Record(Model):
     """False while the lab is on its way up or back, and from then on if labctl was killed meanwhile."""
     trouble: str = ""
     """Why the lab does not serve, if it was restored from a checkpoint of a broken lab."""
+    exercise: bool = False
+    """Whether it was restored from an exercise, so that labctl must not tell which steps are undone."""
 
     @property
     def directory(self) -> Path:

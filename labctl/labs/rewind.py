@@ -39,10 +39,11 @@ _KEPT_GIB = 10
 """How much the cache keeps of configured checkpoints; each takes 0.2 to 0.3 GiB per node."""
 
 
-def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
+def save_as(lab: Lab, name: str, note: str, progress: Progress, *, exercise: bool = False) -> str:
     """Save the lab as it is now as a user's checkpoint. Raises LabError, also if the name is taken.
 
-    The lab may be broken. Returns why it does not serve, or "" if it does.
+    The lab may be broken. Returns why it does not serve, or "" if it does. A lab that is restored from an `exercise`
+    does not tell what is wrong with it, and what is saved of such a lab is an exercise, too.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise LabError(f"'{name}' cannot be the name of a checkpoint.",
@@ -62,7 +63,7 @@ def save_as(lab: Lab, name: str, note: str, progress: Progress) -> str:
         trouble = look(lab)
         late = None
         try:
-            late = _save(lab, home, note, trouble)
+            late = _save(lab, home, note, trouble, exercise=exercise or lab.record.exercise)
         finally:
             if set(lab.states().values()) == {"running"}:
                 _serve_again(lab, late, trouble, progress)
@@ -226,15 +227,16 @@ def start(lab: Lab, source: Source, progress: Progress, limit: float | None) -> 
     _must_fit(lab, saved)
     _verify(lab, (home, saved), lab.plan.nodes)
     progress.say(f"Starting from what was saved on {saved.made:%Y-%m-%d %H:%M}.")
+    with files.filling(lab.directory, None):  # Before it goes on, since 'status' can be asked at any moment.
+        lab.save(trouble=saved.trouble, exercise=saved.exercise)
     _bring_keys(home, lab)
     _wake(lab, saved, home, lab.plan.nodes, progress, limit)
-    lab.record = lab.record.model_copy(update={"trouble": saved.trouble})
 
 
-def _save(lab: Lab, home: Path, note: str = "", trouble: str = "") -> dict[str, float]:
+def _save(lab: Lab, home: Path, note: str = "", trouble: str = "", *, exercise: bool = False) -> dict[str, float]:
     ahead = lab.clocks()
     lab.await_question()
-    return checkpoint.save(lab.machines, key(lab), home, ahead, note, trouble)
+    return checkpoint.save(lab.machines, key(lab), home, ahead, note, trouble, exercise=exercise)
 
 
 def look(lab: Lab) -> str:
@@ -260,7 +262,7 @@ def _go_back(lab: Lab, source: Source, nodes: Sequence[PlannedNode], progress: P
     _verify(lab, source, nodes)
     # If this is interrupted, the lab counts as not ready, and the next 'up' makes it anew.
     with files.filling(lab.directory, None):
-        lab.save(ready=False)
+        lab.save(ready=False, exercise=saved.exercise if everything else lab.record.exercise)
     lab.forget_faults(nodes)
     try:
         of_each(nodes, lab.crash)

@@ -147,6 +147,8 @@ class _Suite:
         if call.when == "call" or (call.when == "setup" and call.excinfo):
             verdict = judged(self._checks[item.nodeid], call.excinfo.value if call.excinfo else None,
                              report.duration, dict(item.user_properties).get(_MEASURED))
+            if self._lab.record.exercise:
+                verdict = verdict.model_copy(update={"suspects": ()})
             self.verdicts.append(verdict)
             if self._watcher:
                 self._watcher.ends(verdict)

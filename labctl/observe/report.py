@@ -1,11 +1,12 @@
 """Verdicts as files: JUnit's XML for programs, and an HTML page for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from jinja2 import Environment
 
+from labctl.labs.lab import Lab
 from labctl.observe.verdict import Verdict, count, text
 from labctl.plan.plan import Plan
 
@@ -38,25 +39,33 @@ checked.</p>
 """)
 
 
-def write_junit(file: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:
-    """Write a JUnit report; the lab is the test suite, and checks are named by their titles."""
-    counts = count(verdicts)
+def write_junit(file: Path, lab: Lab, verdicts: Sequence[Verdict]) -> None:
+    """Write a JUnit report; the lab is the test suite, and checks are named by their titles.
+
+    The suite's properties name the lab, its user and its host.
+    """
+    counts, plan = count(verdicts), lab.plan
     suite = ET.Element("testsuite", {
         "name": plan.lab, "tests": str(len(verdicts)), "failures": str(counts["failed"]),
         "errors": str(counts["unknown"]), "time": f"{sum(verdict.seconds for verdict in verdicts):.3f}"})
+    _properties(suite, {"lab": lab.name, "user": lab.record.user.name, "host": lab.record.hostname})
     for verdict in verdicts:
         case = ET.SubElement(suite, "testcase", {"classname": plan.lab, "name": verdict.title,
                                                  "time": f"{verdict.seconds:.3f}"})
         facts = {"id": verdict.id, **({"measured": str(verdict.measured)} if verdict.measured else {})}
-        properties = ET.SubElement(case, "properties")
-        for name, value in facts.items():
-            ET.SubElement(properties, "property", {"name": name, "value": value})
+        _properties(case, facts)
         if verdict.outcome != "passed":
             kind = "failure" if verdict.outcome == "failed" else "error"
             ET.SubElement(case, kind, {"message": verdict.message}).text = text(verdict, plan)
     root = ET.Element("testsuites")
     root.append(suite)
     file.write_bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def _properties(of: ET.Element, facts: Mapping[str, str]) -> None:
+    properties = ET.SubElement(of, "properties")
+    for name, value in facts.items():
+        ET.SubElement(properties, "property", {"name": name, "value": value})
 
 
 def write_html(file: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:

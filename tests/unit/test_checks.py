@@ -79,8 +79,9 @@ class Noted:
         self.ended.append(verdict)
 
 
-def lab_of(text: str) -> "Lab":
-    return cast("Lab", SimpleNamespace(plan=plan_of(text), name="mine", directory=Path("labs", "mine")))
+def lab_of(text: str, *, exercise: bool = False) -> "Lab":
+    return cast("Lab", SimpleNamespace(plan=plan_of(text), name="mine", directory=Path("labs", "mine"),
+                                       record=SimpleNamespace(exercise=exercise)))
 
 
 @pytest.fixture
@@ -114,6 +115,14 @@ def test_each_check_comes_to_a_verdict_and_is_announced() -> None:
     assert found["buggy"].message == ("This is a bug in the check (test_of_this_suite.py, line 33); please report it: "
                                       "IndexError: list index out of range")
     assert found["never_begun"].message == "The node 'rs2' did not answer."
+
+
+@pytest.mark.usefixtures("suite")
+def test_the_verdict_on_an_exercise_names_no_suspects() -> None:
+    watcher = Noted()
+    verdict, = checks.run(lab_of(NAT, exercise=True), watcher, "in the way")
+    assert (verdict.outcome, verdict.message, verdict.suspects) == ("failed", "'rs1' is in the way.", ())
+    assert watcher.ended == [verdict]
 
 
 @pytest.mark.usefixtures("suite")

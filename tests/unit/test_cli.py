@@ -11,7 +11,7 @@ from pretend import pretend
 from samples import BASE, plan_of, recorded, second_ipvs
 
 from labctl.base import config
-from labctl.labs.lab import under_test
+from labctl.labs.lab import open_lab, under_test
 from labctl.labs.ssh import Ssh
 from labctl.language import catalog
 from labctl.machines.private_room import PrivateRoom
@@ -137,6 +137,21 @@ def test_status_tells_which_steps_are_done(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(steps_in_json("rs2").values()) == {None}
     typed("apply", "rs1/arp")
     assert set(steps_in_json("rs1").values()) == {True}
+
+
+def test_an_exercise_does_not_tell_which_steps_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = pretend(monkeypatch)
+    typed("undo", "rs1/arp")
+    open_lab("lab").save(exercise=True, trouble="rs1 says too much.")
+    said = typed("status").stdout
+    assert "arp" not in said
+    assert "which steps are done is not shown" in said
+    assert {line.split()[-1] for line in said.splitlines() if line.startswith(("lvs ", "rs1 ", "rs2 "))} == {"?"}
+    assert set(steps_in_json("rs1").values()) == {None}
+    assert json.loads(typed("status", "-o", "json").stdout)["exercise"] is True
+    nodes.done.clear()
+    assert "not done" not in typed("undo", "web").stderr
+    assert "undo rs1/arp" in nodes.done
 
 
 def test_status_of_a_lab_whose_room_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

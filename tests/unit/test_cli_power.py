@@ -6,6 +6,7 @@ from pretend import pretend
 
 from labctl.base.progress import GATES
 from labctl.labs import power
+from labctl.labs.lab import open_lab
 
 
 def test_reboot_returns_when_the_lab_serves_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +35,20 @@ def test_what_was_taken_away_is_told_where_the_lab_does_not_serve(monkeypatch: p
     del nodes.states["rs2"]
     assert typed("reboot", "rs1").stderr.splitlines()[-1] == (
         "The nodes are ready. Note that 'rs2' is off, and the step 'lvs/rules' is undone.")
+
+
+def test_of_an_exercise_it_is_not_told_what_was_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power, "_GLANCE_SECONDS", 0.01)
+    nodes = pretend(monkeypatch)
+    open_lab("lab").save(exercise=True)
+    assert typed("reboot", "rs1").stderr.endswith("The lab 'lab' serves again.\n")
+    nodes.page = "HTTP/1.1 502 Bad Gateway"
+    told = []
+    for words in (["undo", "lvs/rules"], ["apply", "lvs/rules"]):
+        typed(*words)
+        told.append(typed("reboot", "rs1").stderr.splitlines()[-1])
+        assert told[-1].endswith("Note that the lab is an exercise, which need not serve.")
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("verb", ["reboot", "stop"])

@@ -7,9 +7,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
-from samples import KEEPALIVED, plan_of
+from samples import KEEPALIVED, lab_of, plan_of
 
 from labctl.cli import verdicts as forms
+from labctl.labs.record import User
 from labctl.observe import report
 from labctl.observe.verdict import Check, Measured, Verdict, count
 
@@ -72,12 +73,15 @@ def test_or_one_document() -> None:
     assert document == {"version": 1, "lab": PLAN.lab, "passed": 1, "failed": 1, "unknown": 1}
 
 
-def test_junit_names_the_lab_and_what_people_see(tmp_path: Path) -> None:
-    report.write_junit(tmp_path / "report.xml", PLAN, VERDICTS)
+def test_junit_names_the_lab_whose_it_is_and_what_people_see(tmp_path: Path) -> None:
+    student = User(uid=1000, name="student7")
+    report.write_junit(tmp_path / "report.xml", lab_of(PLAN, user=student, hostname="pool-3"), VERDICTS)
     suite, = ET.parse(tmp_path / "report.xml").getroot().iter("testsuite")
     assert {name: suite.attrib[name] for name in ("name", "tests", "failures", "errors")} == {
         "name": PLAN.lab, "tests": "3", "failures": "1", "errors": "1"}
-    cases = list(suite)
+    about, *cases = suite
+    assert {each.attrib["name"]: each.attrib["value"] for each in about} == {
+        "lab": PLAN.lab, "user": "student7", "host": "pool-3"}
     assert [(case.attrib["classname"], case.attrib["name"]) for case in cases] == [
         (PLAN.lab, verdict.title) for verdict in VERDICTS]
     assert [[each.attrib["value"] for each in case.iter("property")] for case in cases] == [
@@ -102,7 +106,7 @@ def test_control_characters_of_a_guest_make_no_report_unreadable(write: object, 
     assert callable(write)
     verdict = Verdict(id="x", title="x", subject="", outcome="failed", message="a\x00\x1b[31mb\x9b\nc", seconds=0)
     assert verdict.message == "a\ufffd\ufffd[31mb\ufffd\nc"
-    write(tmp_path / "report", PLAN, [verdict])
+    write(tmp_path / "report", lab_of(PLAN) if write is report.write_junit else PLAN, [verdict])
     text = (tmp_path / "report").read_text()
     assert "\x00" not in text
     assert "\x1b" not in text

@@ -188,6 +188,43 @@ def killed_while_saving(labctl: Labctl, tiny: str, data: dict[str, str]) -> None
     assert "no checkpoint 'two'" in labctl("checkpoint", "restore", "two", code=2, **data).err
 
 
+def gives_nothing_away(labctl: Labctl, data: dict[str, str]) -> None:
+    """Neither the status nor a test of the lab tiny says that the step web/page is undone."""
+    said = labctl("status", **data).out
+    assert "undone" not in said
+    assert "is not shown" in said
+    tested = labctl("test", "-k", "own_page", code=1, **data)
+    assert "looks wrong" not in tested.out + tested.err
+
+
+def broken_on_purpose(labctl: Labctl, tiny: str, data: dict[str, str]) -> None:
+    """The lab tiny is saved broken, to come back to or for others to mend, and goes back to its checkpoint 'one'."""
+    labctl("up", tiny, "--from", "one", **data)
+    labctl("exec", "web", "systemctl", "stop", "apache2", **data)
+    assert "It is broken, and will be when it is back: 'web'" in labctl("checkpoint", "save", "broken", **data).err
+    labctl("undo", "web/page", **data)
+    assert "It is broken" in labctl("checkpoint", "save", "homework", "--exercise", **data).err
+    labctl("checkpoint", "restore", "one", **data)
+    assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
+    assert "It was broken when it was saved: 'web'" in labctl("checkpoint", "restore", "broken", **data).err
+    assert labctl("exec", "web", "systemctl", "is-active", "apache2", code=3, **data).out == "inactive\n"
+    assert max(seconds_off(labctl, f"tiny/{node}") for node in ("web", "client")) < SECONDS_OFF
+    labctl("down", **data)
+    assert "is as it was saved, broken: 'web'" in labctl("up", tiny, "--from", "broken", **data).err
+    assert {row["checkpoint"]: row["state"] for row in json.loads(
+        labctl("checkpoint", "list", "-o", "json", **data).out)} == {
+            "one": "serves", "broken": "broken", "homework": "exercise"}
+    # An exercise does not give itself away, however the lab comes to it.
+    assert "The lab is an exercise" in labctl("checkpoint", "restore", "homework", **data).err
+    gives_nothing_away(labctl, data)
+    labctl("down", **data)
+    assert "for you to find" in labctl("up", tiny, "--from", "homework", **data).err
+    assert json.loads(labctl("status", "-o", "json", **data).out)["exercise"]
+    labctl("down", **data)
+    for name in ("broken", "homework"):
+        labctl("checkpoint", "rm", name, **data)
+
+
 @pytest.mark.vm
 def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path) -> None:
     data = {"XDG_DATA_HOME": str(tmp_path / "data")}
@@ -215,21 +252,7 @@ def test_checkpoints_of_the_users_own(labctl: Labctl, tiny: str, tmp_path: Path)
     assert row["size"] > 50_000_000
     assert "no checkpoint 'on'. Did you mean 'one'" in re.sub(
         r"\s+", " ", labctl("up", tiny, "--from", "on", code=2, **data).err)
-    # Broken on purpose, for others to mend.
-    labctl("up", tiny, "--from", "one", **data)
-    labctl("exec", "web", "systemctl", "stop", "apache2", **data)
-    assert "It is broken, and will be when it is back: 'web'" in labctl("checkpoint", "save", "broken", **data).err
-    labctl("checkpoint", "restore", "one", **data)
-    assert labctl("exec", "client", "curl", "-s", "http://web/", **data).out == "web\n"
-    assert "It was broken when it was saved: 'web'" in labctl("checkpoint", "restore", "broken", **data).err
-    assert labctl("exec", "web", "systemctl", "is-active", "apache2", code=3, **data).out == "inactive\n"
-    assert max(seconds_off(labctl, f"tiny/{node}") for node in ("web", "client")) < SECONDS_OFF
-    labctl("down", **data)
-    assert "is as it was saved, broken: 'web'" in labctl("up", tiny, "--from", "broken", **data).err
-    assert {row["checkpoint"]: row["state"] for row in json.loads(
-        labctl("checkpoint", "list", "-o", "json", **data).out)} == {"one": "serves", "broken": "broken"}
-    labctl("down", **data)
-    labctl("checkpoint", "rm", "broken", **data)
+    broken_on_purpose(labctl, tiny, data)
     # Machines that know other keys than those that are up.
     labctl("up", tiny, "--once", **data)
     labctl("checkpoint", "restore", "one", **data)

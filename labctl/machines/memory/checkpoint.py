@@ -68,6 +68,8 @@ class Checkpoint(Model):
     note: str
     trouble: str = ""
     """Why the lab did not serve; empty if it did."""
+    exercise: bool = False
+    """Whether users are to find out what is wrong: labctl does not tell which steps are undone."""
     key: dict[str, str]
     """Values that have to be the same when the machines go on, by name: `image`, `processor` and so on."""
     nodes: dict[Name, Saved]
@@ -84,7 +86,7 @@ class Checkpoint(Model):
 
 
 def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str, float], note: str = "",
-         trouble: str = "") -> dict[str, float]:
+         trouble: str = "", *, exercise: bool = False) -> dict[str, float]:
     """Save a running lab as the checkpoint `home`, replacing an earlier one.
 
     `ahead` is by how many seconds each node's clock is ahead of ours. The machines are held still while their memory is
@@ -116,7 +118,7 @@ def save(machines: Machines, key: dict[str, str], home: Path, ahead: Mapping[str
             files.adopt(lab / "disks" / layer, work / "disks" / layer)
         checksums = of_each(plan.nodes, lambda node: saveimage.checksum(_memory(work, node)))
         description = Checkpoint(
-            lab=plan.lab, made=made, note=note, trouble=trouble, key=key,
+            lab=plan.lab, made=made, note=note, trouble=trouble, exercise=exercise, key=key,
             nodes={name: Saved(disk=layers[name], memory_checksum=checksums[name], ahead=ahead[name])
                    for name in layers},
             layer_checksums={layer.name: files.checksum(layer) for layer in (work / "disks").iterdir()})
