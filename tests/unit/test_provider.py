@@ -84,6 +84,49 @@ def test_volumes_are_told_by_the_id_before_their_name() -> None:
     nobody.close()
 
 
+def busy_with(monkeypatch: pytest.MonkeyPatch, **busy: float) -> dict[str, float]:
+    """Have libvirt be busy with machines for so many questions; returns how many are left, less than 0 when it is idle.
+
+    Takes the place of virDomain.jobInfo, whose list begins with the kind of the job.
+    """
+    def info(domain: Any) -> list[int]:
+        node = domain.name().rpartition(".")[2]
+        busy[node] -= 1
+        return [libvirt.VIR_DOMAIN_JOB_UNBOUNDED if busy[node] >= 0 else libvirt.VIR_DOMAIN_JOB_NONE, 0, 0]
+
+    monkeypatch.setattr(libvirt.virDomain, "jobInfo", info)
+    return busy
+
+
+def test_what_libvirt_had_begun_with_the_labs_machines_is_waited_for(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = busy_with(monkeypatch, a=1, b=2, test=99)
+    provider.settle()
+    assert max(busy["a"], busy["b"]) < 0
+    assert busy["test"] == 99, "somebody else's machine is not asked about"
+
+
+def test_a_machine_that_ends_meanwhile_is_not_waited_for(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list(provider._domains())
+    provider.destroy("a")
+    monkeypatch.setattr(provider, "_domains", lambda: iter(seen))
+    gone = libvirt.virDomain.info
+    busy = busy_with(monkeypatch, a=99, b=1)
+    ask = libvirt.virDomain.jobInfo
+    monkeypatch.setattr(libvirt.virDomain, "jobInfo", lambda domain: gone(domain) and ask(domain))
+    provider.settle()
+    assert (busy["a"], busy["b"] < 0) == (99, True)
+
+
+def test_libvirt_is_not_waited_for_for_ever(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "_SETTLE_SECONDS", 0.3)
+    busy_with(monkeypatch, a=0, b=float("inf"))
+    with pytest.raises(LabError, match="does not finish its work on a machine") as caught:
+        provider.settle()
+    assert "'labctl down'" in caught.value.hint
+
+
 class Stuck:
     """A libvirt, or a part of it, some of whose calls never return, as those that wait for a stopped process."""
 
@@ -116,6 +159,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("call", [
     lambda provider: provider.states(),
     lambda provider: provider.destroy("a"),
+    lambda provider: provider.settle(),
     lambda provider: provider.suspend(),
     lambda provider: provider.resume(),
     lambda provider: provider.save("a", "/none"),
