@@ -16,8 +16,9 @@ from labctl.plan.plan import Plan
 def fault(plan: Plan, words: Sequence[str]) -> Wanted:
     """The fault that words such as `crash lvs-m` stand for. Raises LabError."""
     kinds: dict[str, Callable[..., Wanted]] = {
-        "crash": wanted.crash, "freeze": wanted.freeze, "unplug": _unplug, "cut": _cut, "block": wanted.block,
-        "stop": wanted.stop, "kill": wanted.kill, "hang": wanted.hang, "drain": drain}
+        "crash": wanted.crash, "freeze": wanted.freeze, "unplug": _unplug, "cut": _cut, "block": _block,
+        "impair": _impair, "stop": wanted.stop, "kill": wanted.kill, "hang": wanted.hang, "fill": wanted.fill,
+        "skew": _skew, "duplicate": wanted.duplicate, "undo": _undo, "drain": drain}
     kind, *rest = words
     if kind not in kinds:
         raise LabError(f"There is no fault called '{kind}'.", hint=did_you_mean(kind, kinds))
@@ -31,13 +32,40 @@ def fault(plan: Plan, words: Sequence[str]) -> Wanted:
     return kinds[kind](plan, *rest)
 
 
-def _unplug(plan: Plan, node: str) -> Wanted:
-    name, colon, network = node.partition(":")
-    return wanted.unplug(plan, name, network if colon else None)
+def _unplug(plan: Plan, line: str) -> Wanted:
+    return wanted.unplug(plan, *_node_and_network(line))
 
 
 def _cut(plan: Plan, nodes: str, others: str = "") -> Wanted:
     return wanted.cut(plan, nodes.split(","), others.split(",") if others else [])
+
+
+def _block(plan: Plan, line: str, protocol: str) -> Wanted:
+    node, network = _node_and_network(line)
+    return wanted.block(plan, node, protocol, network)
+
+
+def _impair(plan: Plan, line: str, *options: str) -> Wanted:
+    node, network = _node_and_network(line)
+    words = [word for word in options if word != "--only"]
+    values = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=False)}
+    return wanted.impair(plan, node, network, only="--only" in options, **values)
+
+
+def _skew(plan: Plan, node: str, seconds: str) -> Wanted:
+    try:
+        return wanted.skew(plan, node, float(seconds))
+    except ValueError:
+        raise LabError(f"'{seconds}' is not a number of seconds.") from None
+
+
+def _undo(plan: Plan, step: str) -> Wanted:
+    return wanted.undo(plan, *step.split("/", 1)) if "/" in step else wanted.undo(plan, step, "")
+
+
+def _node_and_network(line: str) -> tuple[str, str | None]:
+    node, colon, network = line.partition(":")
+    return node, network if colon else None
 
 
 def drain(plan: Plan, server: str) -> Wanted:
@@ -56,7 +84,9 @@ def broken(observer: Observer, what: Wanted) -> Iterator[None]:
     with ExitStack() as blocks:
         if what.kind == "drain":
             for director, take, give in _weights(observer.plan, what.nodes[0]):
-                blocks.enter_context(observer.faults.command(director, take, give))
+                command = wanted.command(observer.plan, director, take, give)
+                named = command.model_copy(update={"what": f"{what.what} on {director}"})
+                blocks.enter_context(observer.faults.during(named))
         else:
             blocks.enter_context(observer.faults.during(what))
         yield

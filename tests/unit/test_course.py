@@ -119,10 +119,21 @@ def test_every_promise_of_a_topology_is_drilled() -> None:
     (["crash", "lvs", "now"], "'crash lvs now' is not a fault."),
     (["stop", "lvs", "httpd"], "'lvs' has no service called 'httpd'."),
     (["drain", "lvs"], "'lvs' is not a real server"),
+    (["skew", "lvs", "soon"], "'soon' is not a number of seconds."),
+    (["undo", "rs1"], "'rs1' has no step called ''"),
+    (["impair", "rs1", "--loss", "much"], "'much' is not a"),
+    (["block", "rs1:lan"], "'block rs1:lan' is not a fault."),
 ])
 def test_what_is_no_fault_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(LabError, match=message):
         breaking.fault(PLAN, words)
+
+
+@pytest.mark.parametrize("words", [
+    "freeze lvs", "unplug lvs:lan", "cut lvs,rs1 out", "block lvs:lan vrrp", "impair rs1 --delay 20ms --loss 1%",
+    "hang lvs keepalived", "kill lvs keepalived", "fill rs1", "skew rs1 30", "undo rs1/arp", "drain rs1"])
+def test_a_fault_is_made_of_the_words_that_name_it(words: str) -> None:
+    assert breaking.fault(PLAN, words.split()).what == words
 
 
 def test_a_lab_without_an_address_has_no_drill() -> None:
