@@ -30,7 +30,9 @@ class Measured(Model):
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} {self.unit} without service, {self.bound:.1f} {self.unit} allowed"
+        if self.unit == "s":
+            return f"{self.value:.1f} s, {self.bound:.1f} s allowed"
+        return f"{self.value:.0f} {self.unit}, {self.bound:.0f} allowed"
 
 
 def _readable(text: str) -> str:

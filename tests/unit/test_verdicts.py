@@ -45,7 +45,7 @@ def test_outcomes_are_counted() -> None:
 def test_people_get_a_line_per_check_with_what_is_wrong_below() -> None:
     assert shown("table").splitlines() == [
         "✓ web: one answers <ARP>  1.2 s",
-        "✗ web: [b]quick[/b] (7.2 s without service, 4.0 s allowed)  9.0 s",
+        "✗ web: [b]quick[/b] (7.2 s, 4.0 s allowed)  9.0 s",
         "    Too slow: 7 < 9 & so.",
         f"    {ADVICE}",
         "? a package: could not check",
@@ -85,7 +85,7 @@ def test_junit_names_the_lab_whose_it_is_and_what_people_see(tmp_path: Path) -> 
     assert [(case.attrib["classname"], case.attrib["name"]) for case in cases] == [
         (PLAN.lab, verdict.title) for verdict in VERDICTS]
     assert [[each.attrib["value"] for each in case.iter("property")] for case in cases] == [
-        ["web/arp"], ["web/stop", "7.2 s without service, 4.0 s allowed"], ["packages"]]
+        ["web/arp"], ["web/stop", "7.2 s, 4.0 s allowed"], ["packages"]]
     failure, = suite.iter("failure")
     error, = suite.iter("error")
     assert (failure.attrib["message"], failure.text) == (VERDICTS[1].message, f"{VERDICTS[1].message}\n{ADVICE}")
