@@ -161,15 +161,16 @@ def _silent(wires: Wires, broken: Exchange, seen: Sighting, known: Facts | None)
     passes_on = answering or any(packet.target in service.vips and node in service.directors.nodes
                                  for service in wires.plan.topology.services.values() if isinstance(service, Ipvs))
     end = "did not pass it on" if passes_on else "did not answer"
-    reasons = [
+    observed = [
         *(Reason(text=f"'{each.node}' says by ICMP: {each.packet.says}") for each in wires.errors(broken)),
-        *(Reason(text=f"it asks by ARP who has {address}, and nobody answers"
-                 + (f": '{owner}' is off, or unplugged" if (owner := _owner(wires.plan, address)) else ""))
+        *(Reason(text=f"it asks by ARP who has {address}, and nobody answers{_whose(wires.plan, address)}")
           for address in wires.unanswered(node)),
-        *(_own_reasons(wires.plan, node, packet, known, passes_on=passes_on) if known else
-          [Reason(text="it does not answer SSH either: it hangs, or has lost its network")]),
     ]
-    return Trouble(node=node, message=f"'{node}' received {what} and {end}.", reasons=tuple(reasons))
+    own = list(_own_reasons(wires.plan, node, packet, known, passes_on=passes_on)) if known else [
+        Reason(text="it does not answer SSH either: it stands still or is unplugged")]
+    reasons = [*observed, *own] or [Reason(
+        text="its program has not answered in time, or a packet filter drops it", step=proxy_step(wires.plan, node))]
+    return Trouble(node=node, message=f"'{node}' received {what} and {end}.", reasons=tuple(dict.fromkeys(reasons)))
 
 
 def _own_reasons(plan: Plan, node: str, packet: Packet, known: Facts, *, passes_on: bool) -> Iterator[Reason]:
@@ -194,23 +195,19 @@ def _own_reasons(plan: Plan, node: str, packet: Packet, known: Facts, *, passes_
         if node in service.real_servers and service.forward == "nat" and (
                 gateway := service.server_gateway(plan.topology, node)) and f"via {gateway} " not in known.route:
             said = True
-            yield Reason(text=f"it does not send answers to {gateway}, the director, but "
-                         f"{'elsewhere' if known.route else 'has no route'}",
+            yield Reason(text=f"it has no route back through {gateway}, the director"
+                         + (f": '{known.route.strip()}'" if known.route else ""),
                          step=step_of(plan, node, ("ipvs/gateway",), name))
     if passes_on and not known.forwards and not known.has_address:
         said = True
         yield Reason(text="it passes on nothing that is not for itself: ip_forward is 0",
                      step=step_of(plan, node, ("ipvs/forward", "router/forward")))
-    if not passes_on and not known.route:
-        said = True
+    if not passes_on and not said and not known.route:
         yield Reason(text=f"it has no route to {packet.source}", step=step_of(plan, node, ("router/routes",)))
     for rule in known.filters:
-        said = True
         yield Reason(text=f"a packet filter there has the rule '{rule.strip()}'")
-    if not said:
-        yield Reason(text="its program has not answered in time, or a packet filter drops it",
-                     step=proxy_step(plan, node))
 
 
-def _owner(plan: Plan, address: IPv4Address) -> str | None:
-    return next((node.name for node in plan.nodes for each in node.interfaces if each.address == address), None)
+def _whose(plan: Plan, address: IPv4Address) -> str:
+    return next((f": '{node.name}' is off or unplugged, or stands still" for node in plan.nodes
+                 for each in node.interfaces if each.address == address), "")
