@@ -12,6 +12,7 @@ from samples import recorded
 
 from labctl.base.errors import LabError
 from labctl.language import catalog
+from labctl.machines.private_room import PrivateRoom
 from labctl.observe import capture
 from labctl.observe.capture import Captured
 from labctl.plan import guests, plan
@@ -91,7 +92,18 @@ def test_file_has_frames_of_all_points_with_their_times(tmp_path: Path) -> None:
 def test_an_existing_libvirt_is_refused() -> None:
     recorded(PLAN, libvirt_uri="test:///default")
     error = refused("capture", "rs1", "--arp")
-    assert error.message == "In an existing libvirt labctl cannot capture packets."
+    assert error.message == refused("trace", "lvs-nat").message == \
+        "In an existing libvirt labctl cannot capture packets."
     assert "private room" in error.hint
     assert "no lab called 'other'" in refused("capture", "other/rs1").message.lower()
     assert refused("capture", "lvs-nat/rs1", "x/lan").message == "These are in several labs: lvs-nat, x."
+
+
+def test_what_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(PLAN)
+    monkeypatch.setattr(PrivateRoom, "is_open", lambda _: True)
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
+    assert refused("trace", "lvs-nat", "https://rs1/").message == "'https://rs1/' is no URL that can be traced."
+    assert refused("trace", "http://20.20.20.11:x/").message.startswith("'http://20.20.20.11:x/' is no URL: ")
+    assert refused("trace", "http://rs9/").hint == "Did you mean 'rs2' or 'rs1'?"
+    assert refused("trace", "a", "b", "c").message == "'c' is too much: a request is to one URL."
