@@ -33,6 +33,8 @@ def run(lab: Lab, faults: Sequence[Wanted], rate: float, say: Say, ends: Callabl
     Raises LabError where somebody else tests or changes the lab, and where it does not serve to begin with. If it is
     interrupted, what it has broken heals first.
     """
+    for what in faults:
+        frontend_for(lab.plan, what)
     with under_test(lab.name):
         there = Observer(lab).faults
         try:
@@ -90,8 +92,12 @@ def _drill(lab: Lab, what: Wanted, rate: float, say: Say) -> Course:
 
 
 def frontend_for(plan: Plan, what: Wanted) -> Frontend:
-    """The address that clients see the fault at: one that the node may hold, or else the first."""
+    """The address that clients see the fault at: one that the node may hold, or else the first. Raises LabError."""
     frontends = plan.frontends()
+    client = plan.clients()[0].name if frontends else ""
+    if what.kind in _OFF and client in what.nodes:
+        raise LabError(f"'{client}' is the node that asks, so nobody could tell what clients notice.",
+                       hint="'labctl fault' breaks it all the same.")
     if not frontends:
         raise LabError(f"The lab '{plan.lab}' has no address that clients use, so nothing can be seen of a fault.")
     return next((frontend for frontend in frontends if set(what.nodes) & set(frontend.holders)), frontends[0])

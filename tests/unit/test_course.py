@@ -136,6 +136,11 @@ def test_a_fault_is_made_of_the_words_that_name_it(words: str) -> None:
     assert breaking.fault(PLAN, words.split()).what == words
 
 
+def test_the_client_has_to_be_there() -> None:
+    with pytest.raises(LabError, match="'client' is the node that asks"):
+        drill.frontend_for(PLAN, wanted.freeze(PLAN, "client"))
+
+
 def test_a_lab_without_an_address_has_no_drill() -> None:
     plan = plan_of(changed("services:\n", "services: {}\n").partition("services:")[0])
     with pytest.raises(LabError, match="has no address that clients use"):
