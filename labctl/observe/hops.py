@@ -141,7 +141,9 @@ def _first(node: str, packet: Packet, of: Exchange, direction: str, plan: Plan) 
         return Note(text="is a proxy: a connection of its own", step=proxy_step(plan, node))
     if "RST" in packet.flags:
         return Note(text="refuses the connection")
-    if of.inner:
+    if "FIN" in packet.flags and not packet.payload:
+        return Note(text="hangs up without an answer")
+    if of.inner:  # What it says, it has of them.
         return Note(text="passes the answer on", step=proxy_step(plan, node))
     return next(_as_real_server(node, packet, plan), Note(text="answers"))
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import chain
+from math import inf
 
 from labctl.observe.packet import Packet
 from labctl.plan.plan import Plan
@@ -116,12 +117,15 @@ class Wires:
                      and id(each) not in self._used and _segment(each.packet) == _segment(arrived.packet)), None)
 
     def _reply(self, end: Sighting) -> Sighting | None:
-        """What a node says to a request: to one with a payload not only that it has arrived."""
+        """A node's answer to a request; not that a payload has arrived, nor that it hangs up after the other side."""
         source, source_port, target, target_port = end.packet.connection
         back = (target, target_port, source, source_port)
+        hung_up = next((each.time for each in self.arrived if each.node == end.node and "FIN" in each.packet.flags
+                        and each.packet.connection == end.packet.connection), inf)
         return next((each for each in self.left if each.node == end.node and each.time >= end.time
                      and each.packet.protocol == "tcp" and each.packet.connection == back
-                     and (each.packet.payload or each.packet.flags & {"RST", "FIN"} or not end.packet.payload)), None)
+                     and (each.packet.payload or "RST" in each.packet.flags or not end.packet.payload
+                          or ("FIN" in each.packet.flags and each.time < hung_up))), None)
 
     def _asked(self, end: Sighting, reply: Sighting | None, token: bytes,
                servers: Collection[Server]) -> list[Sighting]:

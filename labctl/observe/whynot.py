@@ -91,9 +91,11 @@ def trouble(wires: Wires, exchange: Exchange, address: IPv4Address, client: str,
         found = _stranger(broken, plan)
     else:
         node = broken.answer[0].left.node
+        what = (f"answers with {status}" if status else "begins to answer, and does not come to the end"
+                if broken.answer[0].left.packet.payload else "hangs up without an answer")
         return None if 0 < status < 400 else Trouble(
-            node=node, message=f"'{node}' answers with {status}." if status else f"'{node}' begins to answer, and "
-            "does not come to the end.", reasons=(Reason(text="its own logs say why", step=proxy_step(plan, node)),))
+            node=node, message=f"'{node}' {what}.", reasons=(
+                Reason(text="its own logs say why", step=proxy_step(plan, node)),))
     return found
 
 

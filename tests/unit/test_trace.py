@@ -211,6 +211,21 @@ def test_server_is_silent(facts: Facts | None, reason: str) -> None:
     assert reason in text
 
 
+@pytest.mark.parametrize("client_first", [True, False])
+def test_hanging_up_is_an_answer_unless_the_client_did_so_first(client_first: bool) -> None:
+    story = direct()
+    if client_first:
+        for sender, receiver in (("client", "lvs"), ("lvs", "rs1")):
+            closing = frames.tcp(f"10.10.10.50:{PORT}", "10.10.10.100:80", "FIN ACK", seq=9)
+            story.crosses("lan", sender, receiver, closing)
+    story.crosses("lan", "rs1", "client", frames.tcp("10.10.10.100:80", f"10.10.10.50:{PORT}", "FIN ACK"))
+    assert bool(story.exchange().answer) == (not client_first)
+    found = story.trouble()
+    assert found
+    assert found.message == ("'rs1' received the request and did not answer." if client_first else
+                             "'rs1' hangs up without an answer.")
+
+
 def test_nobody_listens() -> None:
     story = direct()
     story.crosses("lan", "rs1", "client", frames.tcp("10.10.10.100:80", f"10.10.10.50:{PORT}", "RST ACK"))
