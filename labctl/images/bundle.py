@@ -1,4 +1,4 @@
-"""Bundles: images, topologies and labctl itself in one file, for machines without a network.
+"""Bundles: images, topologies, checkpoints and labctl itself in one file, for machines without a network.
 
 A bundle is a plain tar. Its members, in this order:
 
@@ -7,6 +7,7 @@ A bundle is a plain tar. Its members, in this order:
     install.sh              installs labctl from the bundle, then runs 'labctl bundle load' for the rest
     wheels/*.whl            labctl and its dependencies
     topologies/NAME.yaml
+    checkpoints/LAB/NAME/…
     images/GUEST/FILE       not compressed again, since disks are already
 """
 
@@ -17,20 +18,20 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, TypeAlias
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, field_validator
 
 from labctl.base import config, files, paths
 from labctl.base.errors import LabError
 from labctl.base.process import run
 from labctl.base.resources import ROOT
-from labctl.base.types import Line, Model, Name
+from labctl.base.types import NAME_PATTERN, Line, Model, Name
 from labctl.images import store
 from labctl.images.store import ImageFile, Manifest
 from labctl.language import catalog
@@ -47,6 +48,21 @@ _TOPOLOGY_MAX = 2**20
 _COPY_AGAIN = "Copy it again from where it was made, or make it anew with 'labctl bundle create'."
 
 WheelName = Annotated[str, StringConstraints(pattern=_FILE_NAME)]
+CheckpointName = Annotated[str, StringConstraints(pattern=f"{NAME_PATTERN.rstrip('$')}/{NAME_PATTERN.lstrip('^')}")]
+"""LAB/NAME"""
+CheckpointFile = Annotated[str, StringConstraints(
+    pattern=r"^((keys|seeds|consoles|disks)/)?\.?[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Checkpoint(Model):
+    """A checkpoint in a bundle, of which this module knows nothing but its files."""
+
+    made: AwareDatetime
+    files: dict[CheckpointFile, ImageFile]
+
+
+Receive: TypeAlias = Callable[[Mapping[str, datetime], bool], AbstractContextManager[Mapping[str, Path]]]
+"""Gives a directory for the files of each checkpoint (LAB/NAME, and when it was made), and puts them in place."""
 
 
 class Contents(Model):
@@ -60,6 +76,7 @@ class Contents(Model):
     installer: ImageFile
     wheels: dict[WheelName, ImageFile]
     topologies: dict[Name, ImageFile]
+    checkpoints: dict[CheckpointName, Checkpoint]
     images: dict[Name, Manifest] = Field(min_length=1)
 
     @field_validator("images")
@@ -82,6 +99,8 @@ class Contents(Model):
             "install.sh": self.installer,
             **{f"wheels/{name}": file for name, file in self.wheels.items()},
             **{f"topologies/{name}.yaml": file for name, file in self.topologies.items()},
+            **{f"checkpoints/{name}/{path}": file for name, checkpoint in self.checkpoints.items()
+               for path, file in checkpoint.files.items()},
             **{f"images/{guest}/{name}": file for guest, image in self.images.items()
                for name, file in image.files.items()},
         }
@@ -108,23 +127,27 @@ def fetch_wheels(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.whl"))
 
 
-def create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwrite: bool) -> Contents:
-    """Write a bundle with the images of the guests `names`, topology files, and labctl.
+def create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwrite: bool,
+           checkpoints: Mapping[str, tuple[Path, datetime]]) -> Contents:
+    """Write a bundle with the images of the guests `names`, topology files, checkpoints and labctl.
+
+    A checkpoint is named LAB/NAME, and consists of a directory and when it was made.
 
     Raises LabError as fetch_wheels does; for an image that is missing, outdated or damaged; for a topology with
     problems or with the name of another one; if there is no room; and if `file` exists (unless `overwrite`). An
     existing `file` is replaced only once the bundle is complete.
     """
     with tempfile.TemporaryDirectory(prefix="labctl-") as directory:
-        return _create(file, names, topologies, overwrite, Path(directory))
+        return _create(file, names, topologies, overwrite, checkpoints, Path(directory))
 
 
-def load(file: Path, in_use: Collection[str], overwrite: bool) -> Contents:
-    """Put the images of a bundle into the store, and its topologies into the user's directory of topologies.
+def load(file: Path, in_use: Collection[str], overwrite: bool, receive: Receive) -> Contents:
+    """Put the images of a bundle into the store, its topologies into the user's directory of topologies, and its
+    checkpoints where `receive` says.
 
     Replaced images are kept if their digest is in `in_use`. Raises LabError for a file that is not a bundle or is
-    damaged, for a topology that exists and differs (unless `overwrite`), and if there is no room. The whole bundle is
-    checked before anything is put in place, so an error changes nothing.
+    damaged, for a topology or a checkpoint that exists and differs (unless `overwrite`), and if there is no room. The
+    whole bundle is checked before anything is put in place, so an error changes nothing.
     """
     with _opened(file) as tar, ExitStack() as stack:
         contents = _contents(tar, file)
@@ -133,16 +156,20 @@ def load(file: Path, in_use: Collection[str], overwrite: bool) -> Contents:
             if not overwrite and place.exists() and _measure(place) != contents.topologies[name]:
                 raise LabError(f"There is another topology '{name}' already: '{place}'.",
                                hint="'--overwrite' replaces it; nothing was loaded.")
+        made = {name: checkpoint.made for name, checkpoint in contents.checkpoints.items()}
+        homes = stack.enter_context(receive(made, overwrite))
         paths.topologies().mkdir(parents=True, exist_ok=True)
         new = {name: place.with_name(f".{name}.new") for name, place in placed.items()}
         for path in new.values():
             stack.callback(path.unlink, missing_ok=True)
         with store.receiving(list(contents.images.values()), in_use) as work:
-            size = sum(image.size for manifest in contents.images.values() for image in manifest.files.values())
+            size = sum(member.size for member in contents.members().values())
             files.check_space(work, size)
             targets = {f"topologies/{name}.yaml": path for name, path in new.items()} | {
                 f"images/{guest}/{name}": work / guest / name
-                for guest, manifest in contents.images.items() for name in manifest.files}
+                for guest, manifest in contents.images.items() for name in manifest.files} | {
+                f"checkpoints/{name}/{path}": homes[name] / path
+                for name, checkpoint in contents.checkpoints.items() for path in checkpoint.files}
             with files.filling(work, size):
                 _unpack(tar, file, contents.members(), targets)
         for name, path in new.items():
@@ -150,7 +177,8 @@ def load(file: Path, in_use: Collection[str], overwrite: bool) -> Contents:
     return contents
 
 
-def _create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwrite: bool, work: Path) -> Contents:
+def _create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwrite: bool,
+            checkpoints: Mapping[str, tuple[Path, datetime]], work: Path) -> Contents:
     file = file.absolute()
     if file.exists() and not overwrite:
         raise LabError(f"There is a '{file}' already.", hint="'--overwrite' replaces it.")
@@ -162,6 +190,8 @@ def _create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwr
         if name in named:
             raise LabError(f"'{named[name]}' and '{path}' are both called '{name}'.", hint="Rename one of them.")
         named[name] = path
+    kept = {name: sorted(path for path in home.rglob("*") if path.is_file())
+            for name, (home, _) in checkpoints.items()}
     wheels = fetch_wheels(work)
     contents = Contents(
         labctl=_version(),
@@ -170,9 +200,12 @@ def _create(file: Path, names: Sequence[str], topologies: Sequence[Path], overwr
         installer=_measure(_INSTALLER),
         wheels={path.name: _measure(path) for path in wheels},
         topologies={name: _measure(path) for name, path in named.items()},
+        checkpoints={name: Checkpoint(made=made, files={str(path.relative_to(home)): _measure(path)
+                                                        for path in kept[name]})
+                     for name, (home, made) in checkpoints.items()},
         images={name: image.manifest for name, image in images.items()},
     )
-    sources = [_INSTALLER, *wheels, *named.values(),
+    sources = [_INSTALLER, *wheels, *named.values(), *(path for paths_ in kept.values() for path in paths_),
                *(image.path / name for image in images.values() for name in image.manifest.files)]
     size = sum(member.size for member in contents.members().values())
     files.check_space(file.parent, size)

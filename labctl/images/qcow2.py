@@ -79,6 +79,12 @@ def check(path: Path, what: str) -> None:
                        hint="Get the file anew, and compare its size with that of the original.")
 
 
+def put_over(path: Path, below: Path) -> None:
+    """Have an image name another file as the one below it; nothing else of it changes."""
+    if backing_file(path) != str(below):
+        run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, path])
+
+
 def overlay(path: Path, below: str | Path, size: int | None = None) -> None:
     """Make an empty image on top of another one, for a machine to write to. A relative `below` is relative to `path`.
 

@@ -3,8 +3,9 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
@@ -16,6 +17,7 @@ from labctl.base.machine import processor
 from labctl.base.progress import Progress, Silent
 from labctl.base.suggest import did_you_mean
 from labctl.base.types import NAME_PATTERN
+from labctl.images import store
 from labctl.labs.lab import Lab, labs, locked, names
 from labctl.labs.record import remains
 from labctl.machines import keys
@@ -157,6 +159,31 @@ def remove_checkpoint(lab: str | None, name: str) -> str:
         for kept in found:
             checkpoint.remove(kept.home)
     return labs[0]
+
+
+@contextmanager
+def receiving(wanted: Mapping[str, datetime], overwrite: bool) -> Iterator[dict[str, Path]]:
+    """Directories for the files of checkpoints from another machine, which are users' checkpoints after the block.
+
+    They are named LAB/NAME, with when each was made. Raises LabError, before the block, for a lab that is being
+    changed, and for a checkpoint of that name which was made at another time, unless `overwrite`; after it, for files
+    that are no checkpoint.
+    """
+    with ExitStack() as stack:
+        for lab in sorted({full.partition("/")[0] for full in wanted}):
+            stack.enter_context(locked(lab))
+        homes = {}
+        for full, made in wanted.items():
+            lab, _, name = full.partition("/")
+            home = paths.checkpoints(lab) / name
+            there = _readable(home)
+            if home.exists() and not overwrite and (there is None or there.made != made):
+                raise LabError(f"The lab '{lab}' has another checkpoint '{name}' already.",
+                               hint="'--overwrite' replaces it; nothing was loaded.")
+            home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            homes[full] = stack.enter_context(
+                checkpoint.receiving(home, lab, lambda digest: store.find_digest(digest).disk))
+        yield homes
 
 
 def gc(days: float | None = None, gib: float | None = None, *, dry: bool = False) -> list[str]:

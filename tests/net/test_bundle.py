@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,11 @@ from helpers import IMAGE, digest, disk, files_in, put
 
 from labctl.base import paths
 from labctl.base.errors import LabError
+from labctl.base.files import checksum
 from labctl.images import bundle, qcow2, store
 from labctl.images.bundle import Contents
+from labctl.labs import rewind
+from labctl.labs.lab import locked
 from labctl.language import catalog
 
 TOPOLOGY = """\
@@ -156,13 +160,123 @@ def test_only_some_images(tmp_path: Path) -> None:
             assert {name.split("/")[1] for name in tar.getnames() if name.startswith("images/")} == wanted
 
 
+def saved(name: str = "homework", *, image: str = "", made: str = "2026-01-02T03:04:05+00:00") -> Path:
+    """A checkpoint of the user's of the lab mine: a disk that was written to, over one that nodes share."""
+    home = paths.checkpoints("mine") / name
+    for kind in ("keys", "seeds", "consoles", "disks"):
+        (home / kind).mkdir(parents=True, exist_ok=True)
+    for file in ("web.memory", "keys/login", "keys/login.pub", "seeds/web.iso", "consoles/web.log"):
+        (home / file).write_text(f"{file} of {name}")
+    for layer, below in ((".aa.qcow2", store.find("debian-12").disk), (".web.11.qcow2", Path(".aa.qcow2"))):
+        (home / "disks" / layer).unlink(missing_ok=True)
+        qcow2.overlay(home / "disks" / layer, below, 4096)
+    description = {
+        "lab": "mine", "made": made, "note": "", "exercise": True, "trouble": "It does not serve.",
+        "key": {"image": image or store.find("debian-12").manifest.digest},
+        "nodes": {"web": {"disk": ".web.11.qcow2", "memory_checksum": "0", "ahead": 0}},
+        "layer_checksums": {path.name: checksum(path) for path in (home / "disks").iterdir()}}
+    (home / "checkpoint.json").write_text(json.dumps(description))
+    return home
+
+
+@pytest.fixture
+def with_exercise(tmp_path: Path) -> Path:
+    """A bundle with a checkpoint."""
+    put()
+    saved()
+    file = tmp_path / "exercise.tar"
+    typed("bundle", "create", str(file), "--checkpoint", "mine/homework")
+    return file
+
+
+def test_a_checkpoint_is_packed_and_goes_on_over_the_image_that_is_there(
+    with_exercise: Path, elsewhere: Callable[[], None],
+) -> None:
+    here = paths.checkpoints("mine") / "homework"
+    elsewhere()
+    assert "and the checkpoints mine/homework, of labctl" in typed("bundle", "load", str(with_exercise)).stderr
+    there = paths.checkpoints("mine") / "homework"
+    assert there != here
+    _, found = rewind.find("mine", "homework")
+    assert (found.exercise, found.trouble) == (True, "It does not serve.")
+    assert (there / "web.memory").read_bytes() == (here / "web.memory").read_bytes()
+    assert qcow2.backing_file(there / "disks/.aa.qcow2") == str(store.find("debian-12").disk)
+    assert qcow2.backing_file(there / "disks/.web.11.qcow2") == ".aa.qcow2"
+    assert found.layer_checksums == {path.name: checksum(path) for path in (there / "disks").iterdir()}
+    assert f"{(there / 'keys/login').stat().st_mode:o}"[-3:] == "600"
+    before = all_files()
+    typed("bundle", "load", str(with_exercise))
+    assert all_files() == before
+
+
+def test_a_checkpoint_of_the_same_name_is_replaced_on_demand(
+    with_exercise: Path, elsewhere: Callable[[], None],
+) -> None:
+    elsewhere()
+    put()
+    own = saved(made="2026-02-02T03:04:05+00:00")
+    before = all_files()
+    error = refused("bundle", "load", str(with_exercise))
+    assert error.message == "The lab 'mine' has another checkpoint 'homework' already."
+    assert "'--overwrite' replaces it; nothing was loaded." in error.hint
+    with locked("mine"):
+        assert "is changing the lab" in refused("bundle", "load", str(with_exercise), "--overwrite").message
+    assert all_files() == before
+    typed("bundle", "load", str(with_exercise), "--overwrite")
+    assert rewind.find("mine", "homework")[1].made.month == 1
+    assert [path.name for path in own.parent.iterdir()] == ["homework"]
+
+
+@pytest.mark.parametrize(("wanted", "message"), [
+    ("homework", "'homework' names no checkpoint."),
+    ("mine/other", "The lab 'mine' has no checkpoint 'other'."),
+    ("../mine/homework", "'..' is not the name of a lab."),
+    ("mine/configured", "The checkpoint 'configured' is not a user's."),
+    ("mine/old", "The checkpoint 'old' of the lab 'mine' is of an image that is not packed."),
+])
+def test_what_is_no_checkpoint_to_pack(tmp_path: Path, wanted: str, message: str) -> None:
+    put()
+    saved()
+    saved("old", image="0" * 64)
+    assert refused("bundle", "create", str(tmp_path / "x.tar"), "--checkpoint", wanted).message == message
+    assert not (tmp_path / "x.tar").exists()
+
+
+@pytest.mark.parametrize("damage", ["of another lab", "no checkpoint", "no disk"])
+def test_what_is_no_checkpoint_is_not_loaded(tmp_path: Path, elsewhere: Callable[[], None], damage: str) -> None:
+    put()
+    home = saved()
+    description = home / "checkpoint.json"
+    if damage == "of another lab":
+        description.write_text(description.read_text().replace('"mine"', '"other"'))
+    elif damage == "no disk":
+        (home / "disks/.aa.qcow2").unlink()
+    else:
+        description.write_text("{}")
+    file = tmp_path / "x.tar"
+    bundle.create(file, ["debian-12"], [], overwrite=False,
+                  checkpoints={"mine/homework": (home, datetime(2026, 1, 1, tzinfo=UTC))})
+    elsewhere()
+    refused("bundle", "load", str(file))
+    assert not list(paths.checkpoints("mine").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "disks/../../x", "disks/..", "..", "other/x", "x\n"])
+def test_files_of_a_checkpoint_are_where_those_of_checkpoints_are(name: str) -> None:
+    file = {"sha256": "0" * 64, "size": 1}
+    for good in ("checkpoint.json", "disks/.web.11.qcow2", "keys/host.web.pub"):
+        bundle.Checkpoint.model_validate({"made": "2026-01-02T03:04:05+00:00", "files": {good: file}})
+    with pytest.raises(ValueError, match="pattern"):
+        bundle.Checkpoint.model_validate({"made": "2026-01-02T03:04:05+00:00", "files": {name: file}})
+
+
 @pytest.mark.parametrize("in_use", [True, False])
 def test_an_image_of_the_same_guest_is_replaced_and_kept_where_labs_run_on_it(
     packed: Path, elsewhere: Callable[[], None], in_use: bool,
 ) -> None:
     elsewhere()
     old = put(content={"disk.qcow2": disk(8192)})
-    bundle.load(packed, [old.manifest.digest] if in_use else [], overwrite=False)
+    bundle.load(packed, [old.manifest.digest] if in_use else [], overwrite=False, receive=rewind.receiving)
     assert store.find("debian-12").manifest.digest != old.manifest.digest
     assert old.path.exists() == in_use
 
@@ -279,7 +393,7 @@ def test_no_byte_can_be_changed_unnoticed(packed: Path, elsewhere: Callable[[str
         for flip in (0x01, 0xFF):
             packed.write_bytes(good[:position] + bytes([good[position] ^ flip]) + good[position + 1:])
             try:
-                bundle.load(packed, [], overwrite=False)
+                bundle.load(packed, [], overwrite=False, receive=rewind.receiving)
             except LabError as error:
                 noticed += 1
                 assert "is damaged" in error.message or "is not a bundle" in error.message
@@ -448,7 +562,7 @@ def test_a_disk_that_is_full(tmp_path: Path, command: str, patch: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     file = tmp_path / "big.tar"
-    bundle.create(file, ["debian-12"], [], overwrite=False)
+    bundle.create(file, ["debian-12"], [], overwrite=False, checkpoints={})
     environment = dict(os.environ)
     if command == "create":
         patch += "import labctl.images.bundle; labctl.images.bundle.fetch_wheels = lambda _: []; "

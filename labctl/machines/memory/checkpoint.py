@@ -14,8 +14,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Self
@@ -194,6 +194,49 @@ def forget_unfinished(lab: Path) -> None:
     shutil.rmtree(lab / _SAVING, ignore_errors=True)
 
 
+@contextmanager
+def receiving(home: Path, lab: str, disk_of: Callable[[str], Path]) -> Iterator[Path]:
+    """A directory for the files of a checkpoint from another machine, which becomes `home` at the end of the block.
+
+    Its disks are then layers over the image of this machine, which `disk_of` finds by its digest. The caller holds the
+    lock of the lab `lab`. Raises LabError, and leaves nothing, if the files are no checkpoint of that lab.
+    """
+    near = home.with_name(f"{_COPYING}{lab}")
+    work = near / home.name
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        for kind in ("keys", "seeds", "consoles", "disks"):
+            (work / kind).mkdir(parents=True, mode=0o700)
+        yield work
+        _settle(work, lab, disk_of)
+        _replace(work, home)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):
+            near.rmdir()
+
+
+def _settle(home: Path, lab: str, disk_of: Callable[[str], Path]) -> None:
+    """Make a checkpoint from another machine one of this machine: its disks, and who may read its files."""
+    found = load(home)
+    if found is None or found.lab != lab:
+        raise LabError(f"What was to be the checkpoint '{home.name}' of the lab '{lab}' is none.")
+    disk = disk_of(found.key["image"])
+    checksums = dict(found.layer_checksums)
+    for name in found.layer_checksums:
+        layer = home / "disks" / name
+        if not layer.is_file():
+            raise LabError(f"The disk '{name}' of the checkpoint '{home.name}' is missing.")
+        if qcow2.backing_file(layer) not in found.layer_checksums:
+            qcow2.put_over(layer, disk)
+            checksums[name] = files.checksum(layer)
+        layer.chmod(0o444)
+    for key in (home / "keys").iterdir():
+        key.chmod(0o600)
+    (home / "disks").chmod(0o755)
+    files.write_atomically(home / _FILE, found.model_copy(update={"layer_checksums": checksums}).model_dump_json())
+
+
 def differences(checkpoint: Checkpoint, key: dict[str, str]) -> list[str]:
     """The names of the key's values that differ from those when the checkpoint was made."""
     return [what for what in key if checkpoint.key.get(what) != key[what]]
@@ -275,19 +318,25 @@ def _below(disks: Path, layers: Iterable[str]) -> set[str]:
 
 def _put(work: Path, home: Path, lab: str) -> None:
     """Move a complete checkpoint to its place, where an earlier one stays until the new one is ready to be renamed."""
-    old = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
     near = home.with_name(f"{_COPYING}{lab}")
     try:
         shutil.rmtree(near, ignore_errors=True)
         if work.stat().st_dev != home.parent.stat().st_dev:
             shutil.copytree(work, near)
             work = near
+        _replace(work, home)
+    finally:
+        shutil.rmtree(near, ignore_errors=True)
+
+
+def _replace(work: Path, home: Path) -> None:
+    old = home.with_name(f"{_REMOVING}{uuid4().hex[:8]}")
+    try:
         with suppress(FileNotFoundError):
             home.rename(old)
         work.rename(home)
     finally:
-        for path in (near, old):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_files(checkpoint: Checkpoint, home: Path, nodes: Sequence[PlannedNode]) -> None:
