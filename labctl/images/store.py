@@ -278,16 +278,21 @@ def _check_iso(guest: Guest, iso: Path) -> None:
 def _working() -> Iterator[tuple[Path, Path]]:
     """Lock the store; yields its directory, and a temporary directory in it."""
     with _locked() as root:
-        for leftover in root.glob(".building-*"):
-            _remove(leftover)
-        for link in root.glob(".*.new"):
-            link.unlink()
+        _drop_unfinished(root)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
         try:
             yield root, work
         finally:
             with signals.passed_over():
-                _remove(work)
+                _drop_unfinished(root)
+
+
+def _drop_unfinished(root: Path) -> None:
+    """Remove what a change of the store has left if it was interrupted."""
+    for directory in root.glob(".building-*"):
+        _remove(directory)
+    for link in root.glob(".*.new"):
+        link.unlink()
 
 
 def _run_recipe(recipe: Path, work: Path, mirror: str, log: Path) -> None:

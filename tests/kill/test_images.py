@@ -83,7 +83,7 @@ class Rig:
     def __init__(self, labctl: Labctl, home: Path, mirror: Mirror, disk: Path) -> None:
         self.labctl = labctl
         self._home = home / "own"
-        self._own = {name: self._home / name for name in ("data", "cache", "config", "tmp")}
+        self._own = {name: self._home / name for name in ("data", "cache", "config")}
         self._files = {"disk": disk, "other": home / "other.qcow2", "bundle": home / "course.tar"}
         self._files["other"].write_bytes(disk.read_bytes() + b"\0")
         self._whole: dict[str, tuple[int, set[str], Any]] = {}
@@ -95,7 +95,7 @@ class Rig:
             _PACKED: {**facts, "recipe": "packed.sh"},
         }, _PLAYED / "packed.sh")
         labctl.environment |= {
-            "PATH": f"{_PLAYED}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1", "TMPDIR": str(self._own["tmp"]),
+            "PATH": f"{_PLAYED}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1",
             **{f"XDG_{name.upper()}_HOME": str(self._own[name]) for name in ("data", "cache", "config")}}
         (home / "mine.yaml").write_text(TINY)
         self.prepare(Scenario((), before=(_BUILD_PACKED,)))
