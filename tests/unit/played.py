@@ -62,7 +62,7 @@ class Played:
     def __init__(self, directory: Path) -> None:
         self.plan = plan_of(NAT)
         self.name = "lab"
-        self.record = SimpleNamespace(id="id")
+        self.record = SimpleNamespace(id="id", exercise=False)
         self.directory = directory
         self.patience = 1.0
         self.ssh = _PlayedSsh(self)
