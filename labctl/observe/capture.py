@@ -246,8 +246,11 @@ def capturing(places: Sequence[Point]) -> Iterator[Capture]:
     """
     capture = Capture()
     with ExitStack() as stack:
-        capture.start(places, stack)
-        yield capture
+        try:
+            capture.start(places, stack)
+            yield capture
+        finally:
+            capture.stop()  # A thread that reads has to be through before what it reads from is closed.
 
 
 def settle(capture: Capture, seconds: float, silence: float = 0.15) -> list[Captured]:
