@@ -361,7 +361,9 @@ def _wait(lab: Lab, nodes: Sequence[PlannedNode], late: Mapping[str, float], tro
 def key(lab: Lab) -> dict[str, str]:
     """Values that have to be the same for saved machines to go on, by name."""
     image = lab.image
-    nowhere = Disks(Path("/"), Path("/"), image.kernel, image.initrd, image.media)
+    # By their names alone: the image is below the user's home, and a checkpoint may come from another user's.
+    kernel, initrd, media = (file and Path("/", file.name) for file in (image.kernel, image.initrd, image.media))
+    nowhere = Disks(Path("/"), Path("/"), kernel, initrd, media)
     machines = "".join(domain_xml(lab.plan, _ANY_INSTANCE, node, nowhere, lab.record.accel) for node in lab.plan.nodes)
     return {
         "topology": lab.plan.digest,

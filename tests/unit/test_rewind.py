@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from samples import lab_of, plan_of
@@ -104,6 +105,19 @@ def test_configured_is_the_name_of_one_checkpoint() -> None:
         rewind.save_as(lab, "configured", "", Silent())
     with pytest.raises(LabError, match="is not a user's"):
         rewind.find("lab", "configured")
+
+
+def test_saved_machines_go_on_wherever_their_image_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint from a bundle is of a user with another home."""
+    def key(home: str, *, media: bool = True) -> dict[str, str]:
+        image = SimpleNamespace(manifest=SimpleNamespace(digest="sha"), kernel=Path(home, "vmlinuz"), initrd=None,
+                                media=Path(home, "media.img") if media else None)
+        monkeypatch.setattr(Lab, "image", image)
+        monkeypatch.setattr(Lab, "provider", SimpleNamespace(versions=lambda: "9"))
+        return rewind.key(lab_of(plan_of()))
+
+    assert key("/home/teacher") == key("/home/student")
+    assert key("/home/teacher") != key("/home/teacher", media=False)
 
 
 # ---- Files that somebody else may have put there ----------------------------------------------------------------
