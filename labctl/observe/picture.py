@@ -249,7 +249,7 @@ def _node(panel: _Panel, course: Course, node: str, ink: str, y: float) -> None:
     for each in held:
         panel.rect(each.start, each.end, y + 4, _BAR, ink,
                    f"{node} has {course.address} from {each.start:.3f} s to {each.end:.3f} s", 3)
-    told = [event for event in course.events if event.node == node and event.kind != "vip" and event.at > course.start]
+    told = [event for event in course.events if event.node == node and event.kind != "vip" and event.at >= 0]
     places = [panel.scale(event.at) for event in told] + [float(WIDTH)]
     for event, x, room in zip(told, places, places[1:], strict=False):
         panel.add(f'<circle class="mark" cx="{x:.1f}" cy="{y + 4 + _BAR / 2:.0f}" r="4">'
