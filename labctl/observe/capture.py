@@ -19,7 +19,7 @@ from labctl.base.suggest import did_you_mean
 from labctl.base.wait import Deadline, pieces, until
 from labctl.labs.lab import Lab
 from labctl.machines.host import Ability
-from labctl.observe.packet import HEARTBEAT_PORT
+from labctl.observe.packet import HEARTBEAT_PORT, Packet, parse
 from labctl.plan.domain import tap_mac
 from labctl.plan.plan import Interface, Plan, PlannedNode
 
@@ -47,6 +47,11 @@ class Captured(NamedTuple):
     """Seconds since 1970, by the clock of the machine that captured it."""
     point: str
     frame: bytes
+
+    @property
+    def packet(self) -> Packet:
+        """What is in it."""
+        return parse(self.frame)
 
 
 # ---- Points ----------------------------------------------------------------------------------------------------

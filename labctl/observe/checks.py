@@ -14,12 +14,11 @@ import pytest
 from labctl.base.errors import LabError
 from labctl.base.resources import CHECKS
 from labctl.labs.lab import Lab, under_test
+from labctl.observe import fixtures
 from labctl.observe.faults.faults import Faults
 from labctl.observe.selection import matching
 from labctl.observe.verdict import Check, CheckFailed, Verdict, Watcher
 
-LAB = pytest.StashKey[Lab]()
-"""Under this key pytest's config holds the lab for the suite."""
 _MEASURED = "measured"
 
 
@@ -106,7 +105,7 @@ class _Suite:
             str(CHECKS), "-c", str(CHECKS / "pytest.ini"), "--rootdir", str(CHECKS),
             *(f"-pno:{plugin}" for plugin in ("terminal", "cacheprovider", "unraisableexception", "threadexception")),
             *(["--collect-only"] if self._list_only else []),
-        ], plugins=[self])
+        ], plugins=[self, fixtures])
         self.interruption.check()
         if self._broken or code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             raise RuntimeError("\n".join(["The suite cannot be run.", *self._broken]))
@@ -114,7 +113,7 @@ class _Suite:
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Hand the lab to the suite."""
-        config.stash[LAB] = self._lab
+        config.stash[fixtures.LAB] = self._lab
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the suite that `labctl test` runs in a lab: the lab, its plan, and its observer."""
+"""What the suite that `labctl test` runs in a lab has besides labctl.observe.fixtures: subjects for each check."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from labctl.labs.lab import Lab
 from labctl.language.services import Haproxy, Heartbeat, Httpd, Ipvs, Nginx, NginxVhosts, Ntp, Vrrp
-from labctl.observe.checks import LAB
-from labctl.observe.observer import Observer, ServiceType, share_network
+from labctl.observe.fixtures import LAB
+from labctl.observe.observer import ServiceType, share_network
 from labctl.observe.verdict import Measure, Measured
 from labctl.plan.plan import Plan
 
@@ -108,21 +108,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Lab:
-    """The lab under test."""
-    return request.config.stash[LAB]
-
-
-@pytest.fixture(scope="session")
 def plan(lab: Lab) -> Plan:
     """What the lab should be."""
     return lab.plan
-
-
-@pytest.fixture(scope="session")
-def observer(lab: Lab) -> Observer:
-    """Observes the lab, and names steps to suspect."""
-    return Observer(lab)
 
 
 @pytest.fixture

@@ -110,6 +110,12 @@ class Played:
         return {node.name: "off" if f"{node.name} off" in self.broken or node.name in self.off else
                 "paused" if f"{node.name} still" in self.broken else "running" for node in self.plan.nodes}
 
+    def must_be_open(self) -> None:
+        """See Lab."""
+
+    def must_not_hang(self, nodes: "Sequence[PlannedNode]") -> None:
+        """See Lab."""
+
     def must_run(self, node: "PlannedNode", states: dict[str, str] | None = None) -> None:
         """See Lab."""
         Lab.must_run(cast("Lab", self), node, states)

@@ -23,7 +23,7 @@ SUITE = '''
 import warnings
 import pytest
 from labctl.base.errors import Unreachable
-from labctl.observe.checks import LAB
+from labctl.observe.fixtures import LAB
 from labctl.observe.verdict import CheckFailed, Measured
 
 def pytest_generate_tests(metafunc):

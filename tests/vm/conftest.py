@@ -25,7 +25,8 @@ SHARED = ["lvs-dr-keepalived", "lvs-dr"]
 """The labs that are up for the whole session; they have the same addresses."""
 RESET = [*SHARED, "nginx-heartbeat"]
 """The labs that tests put back to how they were, and that are therefore saved."""
-USERS_OF_SHARED = ("test_drill", "test_fault_kinds", "test_lifecycle", "test_reset", "test_one_node_is_reset")
+USERS_OF_SHARED = ("test_drill", "test_fault_kinds", "test_lifecycle", "test_own_tests", "test_reset",
+                   "test_one_node_is_reset")
 OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies").glob("*.yaml"))}
 """Topologies that are in no shipped file."""
 LONGEST = ["nginx-heartbeat", "two-vips", "haproxy-keepalived", "lvs-nat-keepalived"]

@@ -28,6 +28,8 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
     assert "Keep the VIP quiet" in labctl("steps", "lvs-dr", "rs1")
     assert "10.10.10.100" in labctl("plan", "lvs-dr")
     assert labctl("--version").startswith("labctl 0.")
+    help_ = subprocess.run([home / "bin/pytest", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--labctl-lab=NAME" in help_.stdout
     checks = subprocess.run(
         [home / "bin/python", "-I", "-c",
          "from labctl.base import resources as r; print((r.CHECKS / 'test_ipvs.py').is_file(), "

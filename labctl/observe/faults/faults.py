@@ -209,12 +209,22 @@ class Faults:
         booting = " and ".join(f"'{fault.nodes[0]}'" for fault in left if fault.kind == "crash")
         say(f"The last test was interrupted; what it had broken is put back{booting and f', and {booting} boots'}.")
         try:
-            for fault in reversed(left):
-                self.heal(fault)
+            self.put_back()
             self._lab.gates(Silent()).wait_for_service()
         except LabError as error:  # Whatever is wrong then, the checks will show.
             say(f"Not all of it could be put back: {error.message.splitlines()[0]}")
         self._journal.remove(left)
+
+    def put_back(self) -> None:
+        """Put back what checks have broken, the last of it first. Raises LabError once all of it was tried."""
+        problem = None
+        for fault in reversed(self._of_checks()):
+            try:
+                self.heal(fault)
+            except LabError as error:
+                problem = error
+        if problem:
+            raise problem
 
     def hurry(self, say: Callable[[str], None]) -> None:
         """Put back what checks have broken as far as that takes no time; the rest is left to the next test."""
