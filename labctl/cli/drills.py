@@ -107,9 +107,9 @@ def watch(
     what = f"{found.name}: {frontend.address}:{frontend.port}, {rate:g} requests a second"
     shown = watching.Events(out) if output is Events.jsonl else watching.Lines(out, what, rate)
     witnesses = Witnesses(Observer(found), frontend, rate)
-    deadline = Deadline(inf if seconds is None else seconds)
     with suppress(KeyboardInterrupt), witnesses.listening(), shown:
         zero = time.monotonic()
+        deadline = Deadline(inf if seconds is None else seconds)
         while not deadline.expired:
             timeline, events = witnesses.timeline(zero, _WINDOW_SECONDS), witnesses.events(zero)
             for at, text in ticker.news(timeline, [event for event in events if event.at > 0]):
