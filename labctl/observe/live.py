@@ -20,15 +20,17 @@ from labctl.observe.observer import Observer
 from labctl.observe.outage import TIMEOUT_SECONDS, Timeline, requests
 from labctl.observe.verdict import CheckFailed
 
+RATE = 20
+"""Requests per second, if nobody says otherwise"""
 _FIRST_QUESTIONS, _QUESTION_SECONDS = 6, 5
 """How often a node is asked for the time at first, and how many seconds pass between two questions later."""
 _AGAIN_SECONDS = 3
 """After which a connection that ended is tried again."""
 _BEGIN_SECONDS = 20
 """For a program to begin to tell; several times that under emulation."""
+_OTHERS_SECONDS = 5
+"""The same for other nodes than the client, once that has begun."""
 _CALM_SECONDS = 2
-RATE = 20
-"""Requests per second, if nobody says otherwise"""
 _MOST_LINES = 500_000
 
 
@@ -108,19 +110,25 @@ class Asking:
     @property
     def error(self) -> float:
         """By how many seconds the times of different nodes may be wrong against each other, at most."""
-        return max(stream.clock.error for stream in self._streams)
+        return max(stream.clock.error for stream in self._streams if stream.lines)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen for the length of the block. Raises LabError where nothing is heard."""
+        """Listen for the length of the block. Raises LabError where nothing is heard of the client.
+
+        Other nodes that run are waited for as well, and one that cannot be reached tells once it can be.
+        """
+        lab = self._observer.lab
+        states = lab.states()
+        running = [stream for stream in self._streams if states[stream.node] == "running"]
         with ExitStack() as ends:
             for stream in self._streams:
                 stream.begin()
                 ends.callback(stream.end)
-            seconds = _BEGIN_SECONDS * self._observer.lab.patience
-            if not until(lambda: all(stream.lines for stream in self._streams), Deadline(seconds), 0.1):
-                silent = next(stream.node for stream in self._streams if not stream.lines)
-                raise LabError(f"'{silent}' does not begin to tell what it sees within {seconds:.0f} s.")
+            seconds = _BEGIN_SECONDS * lab.patience
+            if not until(lambda: bool(self._asker.lines), Deadline(seconds), 0.1):
+                raise LabError(f"'{self._asker.node}' does not begin to ask within {seconds:.0f} s.")
+            until(lambda: all(stream.lines for stream in running), Deadline(_OTHERS_SECONDS * lab.patience), 0.1)
             yield
 
     @contextmanager
