@@ -208,7 +208,7 @@ def _lines(found: "Lab", names: list[str]) -> "Callable[[Captured], None]":
 
     def take(captured: "Captured") -> None:
         clock = datetime.fromtimestamp(captured.time).strftime("%H:%M:%S.%f")
-        text = packet.line(packet.parse(captured.frame), nodes)
+        text = packet.line(captured.packet, nodes)
         out.print(f"{clock} {captured.point:<{width}}  {text}", markup=False, soft_wrap=True)
 
     return take

@@ -15,7 +15,6 @@ from labctl.labs.lab import Lab
 from labctl.machines.host import Ability
 from labctl.observe import capture, whynot
 from labctl.observe.hops import Trace, hops
-from labctl.observe.packet import parse
 from labctl.observe.trace import Server, Sighting, Wires
 from labctl.observe.wire import mac_to_node
 from labctl.plan.plan import Plan, PlannedNode
@@ -120,7 +119,7 @@ def trace(lab: Lab, url: str | None) -> Trace:
 def sighting(captured: capture.Captured) -> Sighting:
     """A frame that was captured at NODE:NETWORK."""
     node, _, network = captured.point.partition(":")
-    return Sighting(captured.time, node, network, parse(captured.frame))
+    return Sighting(captured.time, node, network, captured.packet)
 
 
 def remarks(wires: Wires) -> list[str]:

@@ -17,7 +17,7 @@ from labctl.labs.lab import Lab
 from labctl.language.services import Frontend, Ipvs, Service
 from labctl.observe import capture, hosts
 from labctl.observe.faults.faults import Faults
-from labctl.observe.packet import Packet, parse
+from labctl.observe.packet import Packet
 from labctl.observe.verdict import CheckFailed
 from labctl.observe.wire import Answer, Connection, Load, connections, mac_to_node
 from labctl.plan.plan import Interface, PlannedNode
@@ -204,7 +204,7 @@ class Observer:
         with capture.capturing(capture.anywhere(self.lab, points, expression)) as running:
             yield seen
             for captured in capture.settle(running, _SETTLE_SECONDS, silence=0.5):
-                packet = parse(captured.frame)
+                packet = captured.packet
                 if packet.protocol == "tcp":
                     seen[captured.point].append(packet)
 

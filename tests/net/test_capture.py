@@ -61,7 +61,7 @@ def test_both_ends_see_what_the_filter_lets_through(enter: list[str], tmp_path: 
         send(enter, "one", request(80), request(81))
         seen = capture.settle(running, 5, silence=1)
     assert running.dropped == 0
-    assert sorted((each.point, parse(each.frame).target_port) for each in seen) == [("node:one", 80), ("node:two", 80)]
+    assert sorted((each.point, each.packet.target_port) for each in seen) == [("node:one", 80), ("node:two", 80)]
 
     with file.open("wb") as opened:
         write = capture.pcapng(opened, [each.name for each in points])
