@@ -45,7 +45,7 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     elects = failover.unit == "keepalived"
     with (listening if elects else nullcontext(lambda: _FAREWELL) as heard,
           Asking(observer, frontend, RATE).serving() as away,
-          observer.faults.stop(holder, failover.unit)):
+          observer.faults.stop_units(holder, failover.unit)):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         gap = away()
         if _FAREWELL not in heard():
@@ -147,7 +147,7 @@ def test_program_dies(watched: str, plan: Plan, observer: Observer) -> None:
     frontend, failover = _frontend(watched, plan)
     holder = _one_holder(frontend, failover, observer)
     units = units_of(holder, service.port, observer)
-    with observer.faults.stop(holder, units):
+    with observer.faults.stop_units(holder, units):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         statuses = [answer.status for answer in observer.sample(frontend.address, frontend.port, 4, host=frontend.host)]
         if statuses != [200] * 4:

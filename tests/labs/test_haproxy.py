@@ -38,7 +38,7 @@ def test_dead_backend(proxy: tuple[str, str], observer: Observer) -> None:
     def servers() -> list[str]:
         return [answer.server for answer in ask(node, service.port, observer, 2 * len(service.servers))]
 
-    with observer.faults.stop(dead, units):
+    with observer.faults.stop_units(dead, units):
         got = servers()
         if not set(got) <= set(others):
             observer.blame(f"With '{dead}' dead every request should be answered by {others}; the answers came from "

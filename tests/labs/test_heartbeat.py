@@ -58,7 +58,7 @@ def test_silent_web_server(watched_by_heartbeat: str, observer: Observer, measur
     allowed = service.watch_seconds + MOVE_SECONDS * observer.lab.patience
     _both_serve(service, observer)
     units = units_of(node, service.port, observer)
-    with Asking(observer, frontend, RATE).serving() as away, observer.faults.stop(node, units):
+    with Asking(observer, frontend, RATE).serving() as away, observer.faults.stop_units(node, units):
         if not until(lambda: observer.holds_alone(peer, frontend), Deadline(allowed + 10), LOOK_SECONDS):
             observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                            (node, "heartbeat/watch"))

@@ -205,7 +205,7 @@ def test_dead_server(checked: str, observer: Observer) -> None:
     bound = removal_seconds(service)
     _must_be_in_table(server, service, director, observer)
     suspect, = director_steps(service, director, "healthcheck")
-    with observer.faults.stop(server, units):
+    with observer.faults.stop_units(server, units):
         if not until(lambda: server not in observer.table(director, service), Deadline(bound)):
             observer.blame(f"'{director}' still sends requests to '{server}' {bound:.0f} s after it stopped serving.",
                            suspect)
@@ -271,7 +271,7 @@ def test_log(script_checked: str, observer: Observer) -> None:
                            (director, "ipvs/healthcheck"))
 
     before = logged("gone")
-    with observer.faults.stop(server, units):
+    with observer.faults.stop_units(server, units):
         must_be_logged("gone", before)
         before = logged("back")
     must_be_logged("back", before)

@@ -42,7 +42,7 @@ def test_vhost_dead_server(shared_vhost: tuple[str, str], observer: Observer) ->
     units = units_of(dead, port_of(dead, observer), observer)
     for proxy in service.nodes:
         _all_serve(service, proxy, site, observer)
-    with observer.faults.stop(dead, units):
+    with observer.faults.stop_units(dead, units):
         for proxy in service.nodes:
             answers = ask(proxy, PORT, observer, _REQUESTS, site)
             if {(answer.status, *answer.names) for answer in answers} != {(200, proxy, other) for other in others}:
@@ -61,7 +61,7 @@ def test_dead_proxy(proxied: str, observer: Observer) -> None:
     bound = removal_seconds(service)
     director = settled_director(service, observer)
     dead, *others = service.real_servers
-    with observer.faults.stop(dead, "nginx"):
+    with observer.faults.stop_units(dead, "nginx"):
         gone = until(lambda: dead not in observer.table(director, service), Deadline(bound))
         answers = observer.sample(service.vip, service.port, _REQUESTS, host=frontend.host)
         if not gone or {(answer.status, answer.server) for answer in answers} != {(200, other) for other in others}:

@@ -36,7 +36,7 @@ def kinds(faults: Faults) -> list[str]:
 
 def test_it_is_broken_for_the_length_of_the_block(lab: Played) -> None:
     faults = faults_of(lab, by="check")
-    with faults.stop("rs1", "httpd"), faults.crash("lvs"):
+    with faults.stop_units("rs1", "httpd"), faults.crash("lvs"):
         assert lab.broken == {"rs1 httpd stopped", "lvs off"}
         assert kinds(faults) == ["stop rs1 httpd", "crash lvs"]
     assert lab.broken == set()
@@ -61,8 +61,8 @@ def test_what_could_not_be_broken_is_not_in_force(lab: Played) -> None:
 
 def interrupted(lab: Played) -> Faults:
     faults = faults_of(lab, by="check")
-    with pytest.raises(KeyboardInterrupt), faults.stop("rs1", "httpd"), faults.command("rs2", "break x", "mend x"), \
-            faults.crash("lvs"):
+    with pytest.raises(KeyboardInterrupt), faults.stop_units("rs1", "httpd"), \
+            faults.command("rs2", "break x", "mend x"), faults.crash("lvs"):
         raise KeyboardInterrupt
     return faults
 

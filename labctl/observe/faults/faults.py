@@ -163,7 +163,11 @@ class Faults:
         """Have what a node sends and gets by a protocol, or at a port such as `tcp/80`, get lost."""
         return self.during(wanted.block(self._lab.plan, node, protocol, network))
 
-    def stop(self, node: str, units: str) -> Block:
+    def stop(self, node: str, service: str) -> Block:
+        """Stop a service of the topology on a node, the units of a step, or a unit such as `cron.service`."""
+        return self.during(wanted.stop(self._lab.plan, node, service))
+
+    def stop_units(self, node: str, units: str) -> Block:
         """Stop units of a node, whose names have spaces between them."""
         return self.during(wanted.units(self._lab.plan, node, units))
 
