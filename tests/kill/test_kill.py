@@ -29,17 +29,17 @@ class Scenario:
 
 
 SCENARIOS = {
-    "up": Scenario(("up", "{file}"), is_up=False, ordinary=3, thorough=40),
-    "up --cold": Scenario(("up", "{file}", "--cold"), is_up=False, ordinary=1, thorough=16),
+    "up": Scenario(("up", "{file}"), is_up=False, ordinary=2, thorough=40),
+    "up --cold": Scenario(("up", "{file}", "--cold"), is_up=False),
     "up --from": Scenario(("up", "{file}", "--from", "kept"), is_up=False),
-    "down": Scenario(("down", "tiny"), ordinary=2, thorough=24),
-    "reset": Scenario(("reset", "tiny"), ordinary=2, thorough=24),
+    "down": Scenario(("down", "tiny"), thorough=24),
+    "reset": Scenario(("reset", "tiny"), thorough=24),
     "reset NODE": Scenario(("reset", "tiny/web")),
     "reboot": Scenario(("reboot", "tiny/web"), thorough=8),
     "test": Scenario(("test", "tiny"), thorough=12),
     "undo": Scenario(("undo", "tiny/site"), after=(("apply", "tiny/site"),)),
     "apply": Scenario(("apply", "tiny/site"), before=(("undo", "tiny/site"),), after=(("apply", "tiny/site"),)),
-    "checkpoint save": Scenario(("checkpoint", "save", "new", "--lab", "tiny"), ordinary=2, thorough=24),
+    "checkpoint save": Scenario(("checkpoint", "save", "new", "--lab", "tiny"), thorough=24),
     "checkpoint restore": Scenario(("checkpoint", "restore", "kept", "--lab", "tiny")),
     "checkpoint rm": Scenario(("checkpoint", "rm", "new", "--lab", "tiny"),
                               before=(("checkpoint", "save", "new", "--lab", "tiny"),), ordinary=0, thorough=8),
