@@ -2,11 +2,11 @@
 the imports is the order in the help."""
 
 from labctl.cli import (  # noqa: I001
-    labs, checks, drills, nodes, power, faults, packets, steps, checkpoints, topologies, doctor, images, bundles,
+    labs, checks, drills, top, nodes, power, faults, packets, steps, checkpoints, topologies, doctor, images, bundles,
 )
 from labctl.cli.common import app
 
 __all__ = [
     "app", "bundles", "checkpoints", "checks", "doctor", "drills", "faults", "images", "labs", "nodes", "packets",
-    "power", "steps", "topologies",
+    "power", "steps", "top", "topologies",
 ]

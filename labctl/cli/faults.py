@@ -1,11 +1,12 @@
 """Commands that break something on purpose, and put it back."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labctl.base.errors import LabError
+from labctl.base.progress import Progress
 from labctl.base.suggest import did_you_mean
 from labctl.cli import display
 from labctl.cli.common import (
@@ -32,8 +33,11 @@ from labctl.machines.filters import PROTOCOLS
 from labctl.observe.faults import wanted
 from labctl.plan.plan import Plan
 
+if TYPE_CHECKING:
+    from labctl.observe.faults.faults import Faults
+
 _LONGEST = 7 * 86_400
-_LOCK_SECONDS = 3
+LOCK_SECONDS = 3
 """A fault may be healing by itself just now."""
 
 
@@ -240,28 +244,34 @@ def heal(
     before, _, target_ = (target or "").rpartition("/")
     found = targets.one_lab(before or name)
     must_be_open(found)
-    with locked(found.name, _LOCK_SECONDS):
+    with locked(found.name, LOCK_SECONDS):
         there = Faults(found)
         chosen = _chosen(found, there.in_force(), target_, all_=all_)
         booting = [found.plan.node(fault.nodes[0]) for fault in chosen if fault.kind == "crash"]
-        failures = []
         with progress_of(booting) as progress:
-            for fault in chosen:
-                if fault.id not in {each.id for each in there.in_force()}:
-                    continue  # It has ended together with one that was healed just now.
-                try:
-                    done = there.heal(fault, progress)
-                except LabError as error:
-                    failures.append(error)
-                    continue
-                progress.say(f"{fault.id}: '{fault.what}' is healed." if done else
-                             f"{fault.id}: '{fault.what}' heals as soon as '{fault.nodes[0]}' can be reached.")
+            heal_each(there, chosen, progress)
+
+
+def heal_each(there: "Faults", chosen: Sequence[Fault], progress: Progress) -> None:
+    """Put faults back, each whatever becomes of the others, in an order in which that can be. Raises LabError."""
+    failures = []
+    # The way in comes first, and what takes long last.
+    for fault in sorted(chosen, key=lambda fault: {"unplug": 0, "freeze": 1, "crash": 3}.get(fault.kind, 2)):
+        if fault.id not in {each.id for each in there.in_force()}:
+            continue  # It has ended together with one that was healed just now.
+        try:
+            done = there.heal(fault, progress)
+        except LabError as error:
+            failures.append(error)
+            continue
+        progress.say(f"{fault.id}: '{fault.what}' is healed." if done else
+                     f"{fault.id}: '{fault.what}' heals as soon as '{fault.nodes[0]}' can be reached.")
     if failures:
         raise LabError("\n".join(error.message for error in failures), failures[0].hint)
 
 
 def _chosen(found: Lab, in_force: list[Fault], target: str, *, all_: bool) -> list[Fault]:
-    """The faults that are meant, in an order in which they can be healed. Raises LabError with the candidates."""
+    """The faults that are meant. Raises LabError with the candidates."""
     if all_ and target:
         raise LabError(f"'--all' and '{target}' do not go together.", hint="'--all' are all faults of the lab.")
     if target:
@@ -283,8 +293,7 @@ def _chosen(found: Lab, in_force: list[Fault], target: str, *, all_: bool) -> li
         raise LabError("Several faults are in force; say which.", hint=f"{_known(in_force)} '--all' heals all of them.")
     else:
         chosen = in_force
-    # The way in comes first, and what takes long last.
-    return sorted(chosen, key=lambda fault: {"unplug": 0, "freeze": 1, "crash": 3}.get(fault.kind, 2))
+    return chosen
 
 
 def _known(in_force: list[Fault]) -> str:
@@ -312,7 +321,7 @@ def _make_in(found: Lab, want: Wanted, seconds: float | None) -> None:
     from labctl.observe.faults.faults import Faults  # noqa: PLC0415 (loads what other commands do not need)
 
     must_be_open(found)
-    with locked(found.name, _LOCK_SECONDS):
+    with locked(found.name, LOCK_SECONDS):
         fault = Faults(found).make(want, seconds)
     heals = f"in {seconds:g} s by itself, or by" if seconds else "by"
     suffix = f"{found.name}/{fault.id}" if len(lab.names()) > 1 else fault.id

@@ -314,7 +314,7 @@ class Gates:
 
         def all_active() -> bool:
             nonlocal states
-            units, heard, said = self._ask(node, _say_units(node)).partition("\n")
+            units, heard, said = self._ask(node, say_units(node)).partition("\n")
             states = dict(zip_longest(units.split(), said.split(), fillvalue="unknown")) if heard else None
             return states is not None and ("failed" in states.values() or set(states.values()) <= {"active"})
 
@@ -416,8 +416,8 @@ def _in_turn(questions: Sequence[str]) -> str:
     return "; ".join(f"{question}; echo {_END}" for question in questions)
 
 
-def _say_units(node: PlannedNode) -> str:
-    """A command that prints the units that the node's done steps need, and then the state of each."""
+def say_units(node: PlannedNode) -> str:
+    """A command that prints the units that the node's done steps need, and then, line by line, the state of each."""
     needed = "; ".join(f'[ -e {step.marker} ] && units="$units {" ".join(step.units)}"'
                        for step in node.steps if step.units)
     return f'units=; {needed}; echo $units; [ -z "$units" ] || systemctl is-active $units || true'

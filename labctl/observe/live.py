@@ -113,6 +113,15 @@ class Asking:
         return max(stream.clock.error for stream in self._streams if stream.lines)
 
     @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Listen for the length of the block to whoever tells something, from when they do."""
+        with ExitStack() as ends:
+            for stream in self._streams:
+                stream.begin()
+                ends.callback(stream.end)
+            yield
+
+    @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen for the length of the block. Raises LabError where nothing is heard of the client.
 
@@ -121,10 +130,7 @@ class Asking:
         lab = self._observer.lab
         states = lab.states()
         running = [stream for stream in self._streams if states[stream.node] == "running"]
-        with ExitStack() as ends:
-            for stream in self._streams:
-                stream.begin()
-                ends.callback(stream.end)
+        with self.hearing():
             seconds = _BEGIN_SECONDS * lab.patience
             if not until(lambda: bool(self._asker.lines), Deadline(seconds), 0.1):
                 raise LabError(f"'{self._asker.node}' does not begin to ask within {seconds:.0f} s.")
