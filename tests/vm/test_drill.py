@@ -54,3 +54,16 @@ def test_a_lab_is_watched(shared: Labctl) -> None:
     assert lines[-1]["event"] == "end"
     assert set(lines[-1]["answered"]) == {"rs1", "rs2"}
     assert [line["holders"] for line in lines if line["event"] == "second"][-1] == ["lvs-m"]
+
+
+@pytest.mark.vm
+def test_a_lab_is_seen_at_one_moment(shared: Labctl) -> None:
+    seen = json.loads(shared("top", LAB, "--once", "-o", "json").out)
+    assert {node["name"]: (node["state"], node["lacks"]) for node in seen["nodes"]} == {
+        name: ("running", {}) for name in ("lvs-m", "lvs-s", "rs1", "rs2", "client")}
+    assert seen["vips"] == [{"address": "10.10.10.100", "holders": ["lvs-m"], "silent": []}]
+    assert [(row["director"], row["current"], row["server"], row["weight"]) for row in seen["table"]] == [
+        (director, director == "lvs-m", server, 1) for director in ("lvs-m", "lvs-s") for server in ("rs1", "rs2")]
+    assert sum(row["packets"] for row in seen["table"] if row["current"]) > 0
+    assert {one["server"] for one in seen["answers"] if sum(one["seconds"])} == {"rs1", "rs2"}
+    assert seen["faults"] == []
