@@ -21,7 +21,7 @@ from labctl.observe.events import Event
 from labctl.observe.live import Witnesses
 from labctl.observe.observer import Observer
 from labctl.observe.overview import SECONDS, Said, Seen, Snapshot, Transition, hear, question, snapshot
-from labctl.observe.ticker import LATE_SECONDS, Ticker
+from labctl.observe.ticker import Ticker
 from labctl.plan.plan import PlannedNode
 
 Value = TypeVar("Value")
@@ -31,7 +31,6 @@ _STATES_SECONDS, _NODES_SECONDS = 1, 4
 _ANSWER_SECONDS = 5
 _FIRST_SECONDS = 20
 """For the client to make its first request; several times that under emulation."""
-_ENOUGH_SECONDS = 4
 _MOST_TRANSITIONS = 100
 
 
@@ -41,8 +40,8 @@ class Regular(Generic[Value]):
     def __init__(self, look: Callable[[], Value], first: Value, seconds: float) -> None:
         """`seconds` pass between two looks."""
         self._value = first
-        self.looked = False
-        """Whether there was a look yet that showed something"""
+        self.looks = 0
+        """How many looks have shown something"""
         self.trouble = ""
         """Why the last look showed nothing"""
         self._look = look
@@ -72,7 +71,7 @@ class Regular(Generic[Value]):
         obey(self._ends)
         while not self._ends.is_set():
             try:
-                self._value, self.looked, self.trouble = self._look(), True, ""
+                self._value, self.looks, self.trouble = self._look(), self.looks + 1, ""
             except CalledOff:
                 return
             except LabError as error:
@@ -107,8 +106,8 @@ class Lookout:
         with ExitStack() as ends:
             for each in (self._witnesses.hearing(), self._machines.looking(), self._nodes.looking()):
                 ends.enter_context(each)
-            until(lambda: self._machines.looked or self._machines.trouble, Deadline(_FIRST_SECONDS), 0.05)
-            if not self._machines.looked:
+            until(lambda: self._machines.looks or self._machines.trouble, Deadline(_FIRST_SECONDS), 0.05)
+            if not self._machines.looks:
                 raise LabError(self._machines.trouble or f"How the machines of '{self._lab.name}' are is not known "
                                                          f"within {_FIRST_SECONDS} s.")
             yield
@@ -120,15 +119,16 @@ class Lookout:
 
     def see_enough(self) -> None:
         """Wait until a snapshot has something of everything that there is to see, for some seconds at most."""
-        patience, client = self._lab.patience, self._lab.plan.clients()[0].name
+        client = self._lab.plan.clients()[0].name
+        deadline = Deadline(_FIRST_SECONDS * self._lab.patience)
 
-        def begun() -> bool:
+        def asks() -> bool:
             states, _ = self._machines.value
-            return self._nodes.looked and (
-                states.get(client) != "running" or bool(self._witnesses.timeline(self._zero).requests))
+            return states.get(client) != "running" or bool(self._witnesses.timeline(self._zero).requests)
 
-        until(begun, Deadline(_FIRST_SECONDS * patience), 0.1)
-        until(lambda: False, Deadline(_ENOUGH_SECONDS + LATE_SECONDS))
+        until(asks, deadline, 0.1)
+        before = self._nodes.looks  # A look may be under way, and the next one is about requests.
+        until(lambda: self._nodes.looks >= before + 2, deadline, 0.1)
 
     def snapshot(self, passed: Mapping[str, Gate]) -> Snapshot:
         """The lab now; `passed` are the gates of nodes that somebody waits for. Raises LabError if it is gone."""

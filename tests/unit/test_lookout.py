@@ -25,11 +25,11 @@ def test_what_was_seen_last_is_kept_while_there_is_trouble() -> None:
             raise found
         return found
 
-    regular = Regular(look, 0, 0.05)
-    assert (regular.value, regular.looked) == (0, False)
+    regular = Regular(look, 0, 0.5)
+    assert (regular.value, regular.looks) == (0, 0)
     with regular.looking():
         assert until(lambda: regular.trouble, Deadline(10), 0.005) == "It cannot be seen."
-        assert (regular.value, regular.looked) == (1, True)
+        assert (regular.value, regular.looks) == (1, 1)
         assert until(lambda: regular.value == 3, Deadline(10), 0.005)
         assert regular.trouble == ""
 
