@@ -95,7 +95,7 @@ class Lookout:
         self._machines: Regular[tuple[dict[str, str], list[Fault]]] = Regular(
             lambda: (lab.states(), self._journal.faults()), ({}, []), _STATES_SECONDS)
         self._nodes: Regular[dict[str, Said | None]] = Regular(self._ask_nodes, {}, _NODES_SECONDS)
-        self._ticker = Ticker(rate)
+        self._ticker = Ticker(rate, lab.patience)
         self._transitions: deque[Transition] = deque(maxlen=_MOST_TRANSITIONS)
         self._zero = time.monotonic()
         self._began = datetime.now(UTC)

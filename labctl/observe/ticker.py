@@ -14,8 +14,11 @@ LATE_SECONDS = 1.0
 class Ticker:
     """Tells each thing once, and counts requests."""
 
-    def __init__(self, rate: float) -> None:
-        """`rate` is in requests per second; where none of six in a row is answered, nobody answers."""
+    def __init__(self, rate: float, patience: float = 1) -> None:
+        """`rate` is in requests per second; where none of six in a row is answered, nobody answers.
+
+        `patience` makes that more of them, for a lab whose answers are late without anything being wrong.
+        """
         self.servers: Counter[str] = Counter()
         """How many requests each server has answered"""
         self.lost: Counter[str] = Counter()
@@ -23,7 +26,7 @@ class Ticker:
         self.longest = 0.0
         """The longest time without an answer, in seconds"""
         self.silent_since: float | None = None
-        self._longer = 6 / rate
+        self._longer = 6 * patience / rate
         self._told: dict[tuple[str, str], float] = {}
         self._counted = float("-inf")
 

@@ -37,6 +37,10 @@ def test_a_silence_that_goes_on_is_seen() -> None:
     assert abs(ticker.silent_since - 1.92) < 0.01
 
 
+def test_with_patience_a_short_silence_is_none() -> None:
+    assert [len(Ticker(10, patience).news(until(9), [])) for patience in (3, 4)] == [2, 0]  # It lasts 2.1 s.
+
+
 def test_requests_are_counted_once() -> None:
     ticker = Ticker(10)
     for at in (0.0, 0.5, 2, 7, 10, 20):
