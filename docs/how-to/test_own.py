@@ -10,5 +10,5 @@ def test_both_servers_answer(host, probe):
 
 def test_one_server_goes_on_without_the_other(faults, probe):
     with probe() as seen, faults.stop("rs1", "httpd"):
-        time.sleep(5)
+        time.sleep(3)
     assert seen.servers["rs2"] > seen.servers["rs1"] and seen.gap < 2
