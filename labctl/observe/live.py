@@ -22,6 +22,8 @@ from labctl.observe.verdict import CheckFailed
 
 RATE = 20
 """Requests per second, if nobody says otherwise"""
+CHECKS_RATE = 5
+"""Requests per second of checks, which measure in seconds: a request costs emulated machines tens of milliseconds."""
 _FIRST_QUESTIONS, _QUESTION_SECONDS = 6, 5
 """How often a node is asked for the time at first, and how many seconds pass between two questions later."""
 _AGAIN_SECONDS = 3

@@ -7,7 +7,7 @@ from labctl.base.text import these
 from labctl.base.wait import Deadline, until
 from labctl.language.services import Failover, Frontend, Ipvs, Vrrp
 from labctl.language.services.vrrp import router_ids
-from labctl.observe.live import RATE, Asking
+from labctl.observe.live import CHECKS_RATE, Asking
 from labctl.observe.observer import LOOK_SECONDS, Observer
 from labctl.observe.promises import slack
 from labctl.observe.verdict import Measure
@@ -44,7 +44,7 @@ def test_clean_stop(floating: str, plan: Plan, observer: Observer, measure: Meas
     listening = observer.hearing(other, frontend.address, f"ip proto 112 and src host {address}")
     elects = failover.unit == "keepalived"
     with (listening if elects else nullcontext(lambda: _FAREWELL) as heard,
-          Asking(observer, frontend, RATE).serving() as away,
+          Asking(observer, frontend, CHECKS_RATE).serving() as away,
           observer.faults.stop_units(holder, failover.unit)):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         gap = away()
@@ -63,7 +63,7 @@ def test_crash(floating: str, plan: Plan, observer: Observer, measure: Measure) 
     frontend, failover = _frontend(floating, plan)
     allowed = _seconds(failover.crash_seconds, failover, observer)
     holder = _one_holder(frontend, failover, observer)
-    with Asking(observer, frontend, RATE).serving() as away, observer.faults.crash(holder):
+    with Asking(observer, frontend, CHECKS_RATE).serving() as away, observer.faults.crash(holder):
         taker = _somebody_else_takes_over(frontend, failover, holder, observer)
         gap = away()
     measure(gap, "s", allowed)

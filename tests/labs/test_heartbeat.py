@@ -7,7 +7,7 @@ from labctl.base.wait import Deadline, until
 from labctl.language.services import Heartbeat
 from labctl.language.services.heartbeat import DEADTIME, MOVE_SECONDS
 from labctl.observe.balancing import frontend_of
-from labctl.observe.live import RATE, Asking
+from labctl.observe.live import CHECKS_RATE, Asking
 from labctl.observe.observer import LOOK_SECONDS, Observer
 from labctl.observe.verdict import Measure
 from labctl.observe.web import must_be_well, units_of
@@ -58,7 +58,7 @@ def test_silent_web_server(watched_by_heartbeat: str, observer: Observer, measur
     allowed = service.watch_seconds + MOVE_SECONDS * observer.lab.patience
     _both_serve(service, observer)
     units = units_of(node, service.port, observer)
-    with Asking(observer, frontend, RATE).serving() as away, observer.faults.stop_units(node, units):
+    with Asking(observer, frontend, CHECKS_RATE).serving() as away, observer.faults.stop_units(node, units):
         if not until(lambda: observer.holds_alone(peer, frontend), Deadline(allowed + 10), LOOK_SECONDS):
             observer.blame(f"The web server on '{node}' is silent, and '{peer}' does not get {service.vip}.",
                            (node, "heartbeat/watch"))

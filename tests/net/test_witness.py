@@ -14,6 +14,7 @@ import pytest
 
 from labctl.observe import guest
 from labctl.observe.clock import Clock
+from labctl.observe.guest.witness import SCOUT_LIFE_SECONDS
 from labctl.observe.outage import TIMEOUT_SECONDS, Request, Timeline, requests
 
 WITNESS = Path(guest.__file__).with_name("witness.py")
@@ -119,6 +120,25 @@ def test_what_is_refused_and_what_gets_no_answer_is_told() -> None:
     assert {one.outcome for one in every} == {"timeout"}
     assert not [one for one in every if one.scout]
     assert all(2 <= one.ended - one.began < 2.5 for one in every)
+
+
+def test_a_server_that_is_slow_is_asked_no_more_often_for_it() -> None:
+    taken: list[socket.socket] = []
+    with socket.socket() as slow:
+        slow.bind(("127.0.0.1", 0))
+        slow.listen(512)
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    taken.append(slow.accept()[0])
+
+        threading.Thread(target=take, daemon=True).start()
+        asked(slow.getsockname()[1], 3)
+        slow.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+    assert len(taken) <= 3 * (RATE + 1 / SCOUT_LIFE_SECONDS) + 3
 
 
 def test_each_request_has_a_port_of_its_own() -> None:

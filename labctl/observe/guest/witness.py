@@ -21,7 +21,8 @@ from struct import calcsize, pack, unpack_from
 BATCH_SECONDS = 0.2
 SCOUT_SECONDS = 0.005
 """While nobody answers, further requests go out so often, to see the end of it in time; less often the longer it lasts,
-to a thousandth of the silence."""
+to a thousandth of the silence. Where one is taken, by a server that is slow or hangs, it waits alone: its answer will
+come as soon as any, and many would keep the server from answering."""
 SCOUT_LIFE_SECONDS = 0.25
 SILENT_SECONDS = 0.25
 """After so long without an answer nobody answers."""
@@ -98,7 +99,7 @@ class Request(object):  # noqa: UP004 (Python 2)
         self.kind = kind
         self.began = now()
         self.ends = self.began + lifetime
-        self._connected = False
+        self.connected = False
         self._answer = b""
         self._connection = _socket.socket()
         self._connection.setblocking(False)
@@ -114,10 +115,10 @@ class Request(object):  # noqa: UP004 (Python 2)
     def goes_on(self, question):
         """Take the next step of a request; false at its end."""
         try:
-            if not self._connected:
+            if not self.connected:
                 self._error = self._error or self._connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-                self._connected = not self._error
-                return self._connected and self._connection.send(question) > 0
+                self.connected = not self._error
+                return self.connected and self._connection.send(question) > 0
             received = self._connection.recv(65536)
             self._answer += received
             return bool(received)
@@ -130,7 +131,7 @@ class Request(object):  # noqa: UP004 (Python 2)
         self._connection.close()
         if now() >= self.ends:
             return "timeout", "0", ""
-        if not self._connected:
+        if not self.connected:
             return "refused" if self._error == errno.ECONNREFUSED else "unreachable", "0", ""
         head, end, page = self._answer.partition(b"\r\n\r\n")
         words = head.split()
@@ -165,11 +166,12 @@ class Asker(object):  # noqa: UP004 (Python 2)
                 self._due = self._due + self._interval if moment - self._due < 1 else moment + self._interval
             silence = moment - self._last_answer
             silent = silence > SILENT_SECONDS + 2 * self._interval
-            if silent and moment >= self._scout_due:
+            scouts = silent and not any(each.connected for each in self._waiting.values() if each.kind == "scout")
+            if scouts and moment >= self._scout_due:
                 self._scout_due = moment + max(SCOUT_SECONDS, silence / 1000)
                 self._begin("scout", SCOUT_LIFE_SECONDS)
             ends = [request.ends for request in self._waiting.values()]
-            events = self._teller.wait(min([self._due] + ends + ([self._scout_due] if silent else [])))
+            events = self._teller.wait(min([self._due] + ends + ([self._scout_due] if scouts else [])))
             for request in [self._waiting[file] for file, _ in events]:
                 if request.goes_on(self._question):
                     self._teller.poll.modify(request.file, select.POLLIN)
