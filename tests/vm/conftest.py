@@ -31,6 +31,9 @@ OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies")
 """Topologies that are in no shipped file."""
 LONGEST = ["nginx-heartbeat", "two-vips", "haproxy-keepalived", "lvs-nat-keepalived"]
 """Of the others, the labs whose tests take longest."""
+ONLY_THOROUGH = ["base", "multi-tier-ha", "nat-five"]
+"""Labs of many machines of which the ordinary run has everything in others: the steps of base in all of them, those of
+multi-tier-ha in multi-tier and lvs-dr-keepalived, and those of nat-five in lvs-nat and lvs-schedulers."""
 LABS = [*SHARED, *(name for name in catalog.names() if name not in SHARED), *OWN]
 
 
@@ -164,6 +167,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             tests[file] += report.when == "call"
     for file, long in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{long / 60:6.1f} min of a worker: {tests[file]:3} in {file}")
+
+
+def labs_of(thorough: bool) -> list[str]:
+    """The labs that are tried."""
+    return [lab for lab in LABS if thorough or lab not in ONLY_THOROUGH]
 
 
 def planned(lab: str) -> Plan:

@@ -13,7 +13,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from conftest import LABS, OWN, failures, planned
+from conftest import LABS, OWN, failures, labs_of, planned
 from machines import Labctl
 
 from labctl.cli.checks import NO_CHECKS
@@ -72,9 +72,6 @@ OUTAGES = ["crash", "clean_stop", "partition", "advertisements", "program_dies",
            "silent_web_server"]
 """What takes an address from its holder, and measures for how long nobody serves."""
 
-ONLY_THOROUGH = ["nat-five"]
-"""A lab of which the ordinary run has everything, in lvs-nat and lvs-schedulers, but the number of its servers."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -86,10 +83,6 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.node}/{self.step.name}"
-
-
-def labs_of(thorough: bool) -> list[str]:
-    return [lab for lab in LABS if thorough or lab not in ONLY_THOROUGH]
 
 
 def cases(thorough: bool) -> list[Case]:
@@ -104,7 +97,7 @@ def cases(thorough: bool) -> list[Case]:
 def rebooted(thorough: bool) -> list[tuple[str, str]]:
     """A lab and a node: all of them, or few that have all kinds of steps together."""
     kinds = {(lab, node.name): {step.kind for step in node.steps}
-             for lab in LABS if lab not in OWN for node in planned(lab).nodes}
+             for lab in labs_of(thorough) if lab not in OWN for node in planned(lab).nodes}
     if thorough:
         return list(kinds)
     found: list[tuple[str, str]] = []
