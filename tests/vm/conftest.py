@@ -25,8 +25,9 @@ SHARED = ["lvs-dr-keepalived", "lvs-dr"]
 """The labs that are up for the whole session; they have the same addresses."""
 RESET = [*SHARED, "nginx-heartbeat"]
 """The labs that tests put back to how they were, and that are therefore saved."""
-USERS_OF_SHARED = ("test_drill", "test_fault_kinds", "test_lifecycle", "test_own_tests", "test_reset",
-                   "test_one_node_is_reset")
+USERS_OF_SHARED = ("test_drill", "test_fault_kinds", "test_hangs", "test_lifecycle", "test_one_node_is_reset",
+                   "test_own_tests", "test_packets", "test_reset")
+"""Tests that use them: one worker has all of them, or another one would bring the labs up as well."""
 OWN = {path.stem: path for path in sorted((Path(__file__).parent / "topologies").glob("*.yaml"))}
 """Topologies that are in no shipped file."""
 LONGEST = ["nginx-heartbeat", "two-vips", "haproxy-keepalived", "lvs-nat-keepalived"]
@@ -149,6 +150,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[int, int]:
         lab = _lab_of(item.nodeid)
+        assert lab in SHARED or "shared" not in getattr(item, "fixturenames", ()), f"{item.nodeid}: see USERS_OF_SHARED"
         names, otherwise = (within, 0) if lab else (alone, len(alone))
         return ([*labs, None].index(lab),
                 next((position for position, name in enumerate(names) if name in item.nodeid), otherwise))
