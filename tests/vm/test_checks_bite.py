@@ -56,7 +56,9 @@ SABOTAGE = {
         "lvs-dr-keepalived", "lvs-s", "systemctl stop keepalived", "partition", "lvs-s/keepalived"),
     "a holder that leaves without a word": Sabotage(
         "lvs-dr-keepalived", "lvs-m",
-        f"mkdir -p {DROP_IN}; printf '[Service]\nKillSignal=SIGKILL\n' >{DROP_IN}/mute.conf; systemctl daemon-reload",
+        # Held first: a child of its that sees the parent killed would still say good-bye, if it got the time.
+        f"mkdir -p {DROP_IN}; printf '[Service]\\nExecStop=/usr/bin/pkill -STOP -x keepalived\\nKillSignal=SIGKILL\\n' "
+        f">{DROP_IN}/mute.conf; systemctl daemon-reload",
         "clean_stop", "lvs-m/keepalived", f"rm -r {DROP_IN}; systemctl daemon-reload"),
     "a server that reaches nobody": Sabotage(
         "lvs-nat", "rs2", "iptables -A OUTPUT -p tcp --dport 5001:5009 -j DROP", "own_connections",
