@@ -94,6 +94,7 @@ class _Suite:
         self._list_only = list_only
         self._checks: dict[str, Check] = {}
         self._broken: list[str] = []
+        self._ended: SystemExit | None = None
         self.interruption = _Interruption()
 
     def run(self) -> list[Check]:
@@ -107,6 +108,8 @@ class _Suite:
             *(["--collect-only"] if self._list_only else []),
         ], plugins=[self, fixtures])
         self.interruption.check()
+        if self._ended:
+            raise self._ended
         if self._broken or code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
             raise RuntimeError("\n".join(["The suite cannot be run.", *self._broken]))
         return list(self._checks.values())
@@ -150,7 +153,11 @@ class _Suite:
                 verdict = verdict.model_copy(update={"suspects": ()})
             self.verdicts.append(verdict)
             if self._watcher:
-                self._watcher.ends(verdict)
+                try:
+                    self._watcher.ends(verdict)
+                except SystemExit as error:  # Nobody reads the output any more; pytest would take it for a bug.
+                    self._ended = error
+                    item.session.shouldstop = "nobody reads the output"
         return report
 
 

@@ -126,6 +126,20 @@ def test_the_verdict_on_an_exercise_names_no_suspects() -> None:
 
 
 @pytest.mark.usefixtures("suite")
+def test_output_that_nobody_reads_ends_the_run_and_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unread(Noted):
+        def ends(self, verdict: Verdict) -> None:
+            super().ends(verdict)
+            raise SystemExit(1)
+
+    watcher = Unread()
+    with pytest.raises(SystemExit):
+        checks.run(lab_of(NAT), watcher)
+    assert len(watcher.ended) == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("suite")
 def test_only_the_checks_that_match_are_made() -> None:
     watcher = Noted()
     assert [verdict.id for verdict in checks.run(lab_of(NAT), watcher, "quick or in the way")] == ["measured", "wrong"]
