@@ -96,6 +96,19 @@ def program(home: Path, own: Mapping[str, object], recipe: Path) -> dict[str, st
     return {"PYTHONPATH": str(home), "PYTHONSAFEPATH": "1"}
 
 
+def working_on(*places: Path) -> list[str]:
+    """The command lines of processes that name one of these paths."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if any(str(place) in command for place in places):
+            found.append(command)
+    return found
+
+
 def _home() -> Path:
     """Where all tests of this user's meet."""
     home = paths.cache() / "tests"
@@ -193,14 +206,7 @@ class Labctl:
                  if path.parent.name in ("labs", "labctl") and path.name not in ("labs", "labctl")]
         files += [str(found) for found in sockets.directories() for lab in [sockets.whose(found)]
                   if lab and lab.is_relative_to(self.directories["state"])]
-        processes = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if any(str(path) in command for path in self.directories.values()):
-                processes.append(command)
+        processes = working_on(*self.directories.values())
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines()
                   if any(str(path) in line for path in self.directories.values())]
         return files + processes + mounts

@@ -19,7 +19,7 @@ from typing import Any
 import moments
 import pytest
 import yaml
-from machines import GUEST, TINY, Labctl, program
+from machines import GUEST, TINY, Labctl, program, working_on
 from mirror import Mirror, serving
 from moments import Moment
 
@@ -138,15 +138,7 @@ class Rig:
 
     def processes(self) -> list[str]:
         """What works on something of it."""
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(self._home) in command:
-                found.append(command)
-        return found
+        return working_on(self._home)
 
     def _words(self, words: tuple[str, ...]) -> list[str]:
         return [word.format(**self._files) for word in words]

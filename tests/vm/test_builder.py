@@ -17,7 +17,7 @@ from pathlib import Path
 import disk_image
 import pytest
 import yaml
-from machines import GUEST, PATIENCE, ROOT, Labctl, program
+from machines import GUEST, PATIENCE, ROOT, Labctl, program, working_on
 
 from labctl.base.wait import Deadline, until
 from labctl.images import store
@@ -61,15 +61,7 @@ class Distributor:
 
     def processes(self) -> list[str]:
         """What works on something in the stores."""
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(self.data) in command:
-                found.append(command)
-        return found
+        return working_on(self.data)
 
 
 @pytest.fixture
