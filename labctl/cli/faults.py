@@ -86,8 +86,8 @@ def freeze(node: NodeArgument, seconds: ForOption = None) -> None:
 @command(None, "labctl fault unplug rs1", "labctl fault unplug lvs:lan", of=fault_app)
 def unplug(line: LineArgument, seconds: ForOption = None) -> None:
     """Pull a node's cable to a network, or all of them: its carrier is gone."""
-    node, _, network = line.partition(":")
-    _make(node, lambda plan, name: wanted.unplug(plan, name, network if ":" in line else None), seconds)
+    node, network = wanted.node_and_network(line)
+    _make(node, lambda plan, name: wanted.unplug(plan, name, network), seconds)
 
 
 @command(None, "labctl fault cut lvs-m lvs-s", "labctl fault cut lvs-m,lvs-s 'rs*' --one-way",
@@ -124,8 +124,8 @@ def block(
     seconds: ForOption = None,
 ) -> None:
     """Have what a node sends to other nodes and gets from them by one protocol get lost."""
-    node, _, network = line.partition(":")
-    _make(node, lambda plan, name: wanted.block(plan, name, protocol, network if ":" in line else None), seconds)
+    node, network = wanted.node_and_network(line)
+    _make(node, lambda plan, name: wanted.block(plan, name, protocol, network), seconds)
 
 
 @command(None, "labctl fault impair rs1 --delay 20ms --loss 1%", "labctl fault impair lvs:lan --rate 1mbit --only",
@@ -147,10 +147,10 @@ def impair(
     seconds: ForOption = None,
 ) -> None:
     """Make a node's line bad, or all of its lines, both ways."""
-    node, _, network = line.partition(":")
+    node, network = wanted.node_and_network(line)
     values = {"delay": delay, "jitter": jitter, "loss": loss, "rate": rate, "duplicate": duplicate,
               "reorder": reorder, "corrupt": corrupt}
-    _make(node, lambda plan, name: wanted.impair(plan, name, network if ":" in line else None, only=only,
+    _make(node, lambda plan, name: wanted.impair(plan, name, network, only=only,
                                                  **{key: value for key, value in values.items() if value}), seconds)
 
 

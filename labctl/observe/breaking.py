@@ -33,7 +33,7 @@ def fault(plan: Plan, words: Sequence[str]) -> Wanted:
 
 
 def _unplug(plan: Plan, line: str) -> Wanted:
-    return wanted.unplug(plan, *_node_and_network(line))
+    return wanted.unplug(plan, *wanted.node_and_network(line))
 
 
 def _cut(plan: Plan, nodes: str, others: str = "") -> Wanted:
@@ -41,12 +41,12 @@ def _cut(plan: Plan, nodes: str, others: str = "") -> Wanted:
 
 
 def _block(plan: Plan, line: str, protocol: str) -> Wanted:
-    node, network = _node_and_network(line)
+    node, network = wanted.node_and_network(line)
     return wanted.block(plan, node, protocol, network)
 
 
 def _impair(plan: Plan, line: str, *options: str) -> Wanted:
-    node, network = _node_and_network(line)
+    node, network = wanted.node_and_network(line)
     words = [word for word in options if word != "--only"]
     values = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=False)}
     return wanted.impair(plan, node, network, only="--only" in options, **values)
@@ -61,11 +61,6 @@ def _skew(plan: Plan, node: str, seconds: str) -> Wanted:
 
 def _undo(plan: Plan, step: str) -> Wanted:
     return wanted.undo(plan, *step.split("/", 1)) if "/" in step else wanted.undo(plan, step, "")
-
-
-def _node_and_network(line: str) -> tuple[str, str | None]:
-    node, colon, network = line.partition(":")
-    return node, network if colon else None
 
 
 def drain(plan: Plan, server: str) -> Wanted:

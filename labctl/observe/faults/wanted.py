@@ -22,6 +22,12 @@ _MOST_SKEW = 10 * 366 * 86_400
 _WAY_IN_UNITS = ("ssh", "sshd", "ssh.socket", "sshd.socket", "systemd-logind")
 
 
+def node_and_network(line: str) -> tuple[str, str | None]:
+    """What `NODE:NETWORK`, or `NODE` for all of its networks, stands for."""
+    node, colon, network = line.partition(":")
+    return node, network if colon else None
+
+
 def crash(plan: Plan, node: str) -> Wanted:
     """A node loses its power."""
     return Wanted(kind="crash", what=f"crash {node}", nodes=[plan.node(node).name])
